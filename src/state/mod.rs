@@ -7,6 +7,7 @@
 mod ballast;
 pub mod datadir;
 mod db;
+pub mod disks;
 mod error;
 pub mod jobs;
 pub mod meta;
