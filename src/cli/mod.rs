@@ -1,1 +1,4 @@
 //! (filled by its own commit)
+
+pub mod token;
+pub mod user;

@@ -18,7 +18,7 @@ CREATE TABLE tokens (
     created_ms INTEGER NOT NULL,
     expires_ms INTEGER NOT NULL,
     description TEXT,
-    client TEXT,                        -- JSON object with at least "id"
+    client TEXT,                        -- JSON object, mostly with "id"
     client_id TEXT,
     scope TEXT,                         -- JSON array; NULL = the whole role
     objects TEXT,                       -- JSON array of ids; NULL = all

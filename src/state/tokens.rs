@@ -128,7 +128,7 @@ pub struct TokenRecord {
     pub expires_ms: i64,
     /// What it is for, in the user's words.
     pub description: Option<String>,
-    /// The program that it was made for: a JSON object with at least `id`.
+    /// The program that it was made for: a JSON object, mostly with an `id`.
     pub client: Option<Client>,
     /// The parts of the role that it holds; `None` = the whole role.
     pub scope: Option<BTreeSet<Scope>>,
@@ -148,7 +148,8 @@ pub struct TokenRecord {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Client {
     /// Its own name for itself; a token of the same user with the same one is renewed.
-    pub id: String,
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<String>,
     /// Whatever else it says about itself.
     #[serde(flatten)]
     pub more: serde_json::Map<String, serde_json::Value>,
@@ -240,7 +241,7 @@ pub fn insert(conn: &Connection, hash: &SecretHash, token: &TokenRecord) -> Resu
             last_used_ms,
             last_address,
             hash.0.as_slice(),
-            client.as_ref().map(|client| &client.id),
+            client.as_ref().and_then(|client| client.id.as_ref()),
         ],
     )?;
     Ok(())
