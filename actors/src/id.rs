@@ -58,7 +58,8 @@ impl FromStr for JobId {
     type Err = BadJobId;
 
     fn from_str(text: &str) -> Result<Self, BadJobId> {
-        let plain = text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
+        let plain =
+            text.len() == DIGITS && text.bytes().all(|b| b.is_ascii_digit() || b.is_ascii_lowercase());
         if !plain {
             return Err(BadJobId);
         }
@@ -147,7 +148,8 @@ mod tests {
 
     #[test]
     fn what_is_not_an_id_is_refused() {
-        for text in ["", "0", "000000000000000G", "+00000000000000a", "0123456789abcdefg", "0123456789abcde-"] {
+        for text in ["", "0", "000000000000000G", "+00000000000000a", "0123456789abcdefg", "0123456789abcde-"]
+        {
             assert_eq!(text.parse::<JobId>(), Err(BadJobId), "{text}");
         }
     }

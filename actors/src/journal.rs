@@ -90,13 +90,20 @@ impl Journal for MemoryJournal {
     }
 
     fn load_unfinished(&self) -> JournalFuture<Vec<JobRecord>> {
-        let found = self.lock().values().filter(|r| !r.state.is_ended()).map(|r| JobRecord::clone(r)).collect();
+        let found =
+            self.lock().values().filter(|r| !r.state.is_ended()).map(|r| JobRecord::clone(r)).collect();
         Self::ready(found)
     }
 
     fn load_ended(&self, limit: usize) -> JournalFuture<Vec<JobRecord>> {
-        let found =
-            self.lock().values().rev().filter(|r| r.state.is_ended()).take(limit).map(|r| JobRecord::clone(r)).collect();
+        let found = self
+            .lock()
+            .values()
+            .rev()
+            .filter(|r| r.state.is_ended())
+            .take(limit)
+            .map(|r| JobRecord::clone(r))
+            .collect();
         Self::ready(found)
     }
 
@@ -116,7 +123,9 @@ impl Journal for MemoryJournal {
             .rev()
             .filter(|record| record.state.is_ended())
             .enumerate()
-            .filter(|(place, record)| *place >= keep || record.ended_ms.is_some_and(|ended| ended < ended_before_ms))
+            .filter(|(place, record)| {
+                *place >= keep || record.ended_ms.is_some_and(|ended| ended < ended_before_ms)
+            })
             .map(|(_, record)| record.id)
             .collect();
         for id in &old {

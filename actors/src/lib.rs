@@ -48,3 +48,8 @@ pub use restarts::RestartPolicy;
 pub use shared::{Health, RecoverReport, TaskChange};
 pub use tokio_util::sync::CancellationToken;
 pub use view::TaskView;
+
+/// The example in `README.md`, compiled.
+#[cfg(doctest)]
+#[doc = include_str!("../README.md")]
+struct Readme;

@@ -67,7 +67,9 @@ pub struct IllegalTransition {
 
 /// A text that names no state.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("not a job state: expected one of queued, running, detached, paused, recovering, interrupted, success, failure, aborted")]
+#[error(
+    "not a job state: expected one of queued, running, detached, paused, recovering, interrupted, success, failure, aborted"
+)]
 pub struct BadJobState;
 
 impl JobState {
@@ -107,7 +109,9 @@ impl JobState {
     /// How it shows in the contract's four statuses.
     pub fn status(self) -> TaskStatus {
         match self {
-            Self::Queued | Self::Running | Self::Detached | Self::Paused | Self::Recovering => TaskStatus::Pending,
+            Self::Queued | Self::Running | Self::Detached | Self::Paused | Self::Recovering => {
+                TaskStatus::Pending
+            }
             Self::Success => TaskStatus::Success,
             Self::Failure | Self::Aborted => TaskStatus::Failure,
             Self::Interrupted => TaskStatus::Interrupted,
@@ -155,10 +159,9 @@ pub fn transition(from: JobState, to: JobState) -> Result<JobState, IllegalTrans
     use JobState::{Aborted, Detached, Failure, Interrupted, Paused, Queued, Recovering, Running, Success};
     let allowed = match from {
         Queued => matches!(to, Running | Paused | Failure | Aborted | Interrupted),
-        Running => matches!(
-            to,
-            Queued | Detached | Paused | Recovering | Success | Failure | Aborted | Interrupted
-        ),
+        Running => {
+            matches!(to, Queued | Detached | Paused | Recovering | Success | Failure | Aborted | Interrupted)
+        }
         Detached => matches!(to, Running | Paused | Recovering | Success | Failure | Aborted | Interrupted),
         Paused => matches!(to, Queued | Running | Detached | Failure | Aborted | Interrupted),
         Recovering => matches!(to, Queued | Running | Detached | Paused | Failure | Aborted | Interrupted),

@@ -138,7 +138,8 @@ mod tests {
 
     #[test]
     fn a_failure_shows_as_the_contracts_error_object() {
-        let failure = JobFailure::new("SpaceError", "no_space", "3 bytes are missing").with_data(json!({ "missing": 3 }));
+        let failure = JobFailure::new("SpaceError", "no_space", "3 bytes are missing")
+            .with_data(json!({ "missing": 3 }));
         let shown = json!({"name": "SpaceError", "message": "3 bytes are missing", "code": "no_space", "data": {"missing": 3}});
         assert_eq!(failure.to_json(), shown);
         assert_eq!(failure.clone().transient(), JobFailure { transient: true, ..failure });

@@ -182,7 +182,8 @@ impl Meter {
         self.samples.push_back((elapsed, written));
         let begin = elapsed.saturating_sub(self.window);
         while self.samples.len() > 2
-            && (self.samples.len() > Self::MAX_SAMPLES || self.samples.get(1).is_some_and(|(at, _)| *at <= begin))
+            && (self.samples.len() > Self::MAX_SAMPLES
+                || self.samples.get(1).is_some_and(|(at, _)| *at <= begin))
         {
             self.samples.pop_front();
         }
@@ -215,8 +216,9 @@ mod tests {
         for second in 1..=20 {
             assert_eq!(meter.sample(seconds(second), second * 100, second).bytes_per_second, 100);
         }
-        let faster: Vec<u64> =
-            (1..=10).map(|n| meter.sample(seconds(20 + n), 2000 + n * 300, 20 + n).bytes_per_second).collect();
+        let faster: Vec<u64> = (1..=10)
+            .map(|n| meter.sample(seconds(20 + n), 2000 + n * 300, 20 + n).bytes_per_second)
+            .collect();
         assert_eq!(faster, [120, 140, 160, 180, 200, 220, 240, 260, 280, 300]);
     }
 
@@ -225,8 +227,14 @@ mod tests {
         let mut meter = meter();
         assert!(!meter.sample(seconds(1), 5, 5).stalled);
         assert!(!meter.sample(seconds(60), 5, 5).stalled);
-        assert_eq!(meter.sample(seconds(61), 5, 5), Reading { bytes_per_second: 0, moved: false, stalled: true });
-        assert_eq!(meter.sample(seconds(62), 5, 6), Reading { bytes_per_second: 0, moved: true, stalled: false });
+        assert_eq!(
+            meter.sample(seconds(61), 5, 5),
+            Reading { bytes_per_second: 0, moved: false, stalled: true }
+        );
+        assert_eq!(
+            meter.sample(seconds(62), 5, 6),
+            Reading { bytes_per_second: 0, moved: true, stalled: false }
+        );
     }
 
     #[test]

@@ -219,12 +219,22 @@ impl JobRecord {
         let outcome = self.outcome.as_ref();
         match self.state {
             JobState::Success => Some(JobEnd::Success(outcome.map(|o| o.value.clone()).unwrap_or_default())),
-            JobState::Failure => Some(JobEnd::Failure(outcome.and_then(|o| o.failure.clone()).unwrap_or_else(|| {
-                JobFailure::new("Error", self.reason.as_deref().unwrap_or("unknown"), "the reason was not recorded")
-            }))),
+            JobState::Failure => {
+                Some(JobEnd::Failure(outcome.and_then(|o| o.failure.clone()).unwrap_or_else(|| {
+                    JobFailure::new(
+                        "Error",
+                        self.reason.as_deref().unwrap_or("unknown"),
+                        "the reason was not recorded",
+                    )
+                })))
+            }
             JobState::Aborted => Some(JobEnd::Aborted),
             JobState::Interrupted => Some(JobEnd::Interrupted),
-            JobState::Queued | JobState::Running | JobState::Detached | JobState::Paused | JobState::Recovering => None,
+            JobState::Queued
+            | JobState::Running
+            | JobState::Detached
+            | JobState::Paused
+            | JobState::Recovering => None,
         }
     }
 
@@ -278,22 +288,27 @@ mod tests {
         assert_eq!(serde_json::to_value(&properties).unwrap(), shown);
         let spec = JobSpec { properties, job: json!({"any": [1, null]}) };
         assert_eq!(serde_json::from_value::<JobSpec>(serde_json::to_value(&spec).unwrap()).unwrap(), spec);
-        let failure = JobFailure::new("E", "bad_image", "no footer").with_data(json!({"offset": 7})).transient();
+        let failure =
+            JobFailure::new("E", "bad_image", "no footer").with_data(json!({"offset": 7})).transient();
         let outcome = Outcome { failure: Some(failure), ..Default::default() };
-        assert_eq!(serde_json::from_value::<Outcome>(serde_json::to_value(&outcome).unwrap()).unwrap(), outcome);
+        assert_eq!(
+            serde_json::from_value::<Outcome>(serde_json::to_value(&outcome).unwrap()).unwrap(),
+            outcome
+        );
     }
 
     #[test]
     fn an_ended_record_gives_its_end_back_and_an_unfinished_one_gives_none() {
-        let record = JobRecord::new(
-            JobIds::after(None).next(5),
-            NewJob::new("k", TaskProperties::default()),
-            None,
-            5,
-        );
+        let record =
+            JobRecord::new(JobIds::after(None).next(5), NewJob::new("k", TaskProperties::default()), None, 5);
         assert_eq!(record.end(), None);
         let failure = JobFailure::new("E", "bad_image", "no footer");
-        for end in [JobEnd::Success(json!({"id": "x"})), JobEnd::Failure(failure), JobEnd::Aborted, JobEnd::Interrupted] {
+        for end in [
+            JobEnd::Success(json!({"id": "x"})),
+            JobEnd::Failure(failure),
+            JobEnd::Aborted,
+            JobEnd::Interrupted,
+        ] {
             let ended = record.ended(&end, None, FinalProgress::default(), None, 9);
             assert_eq!(ended.end(), Some(end));
             assert_eq!((ended.ended_ms, ended.updated_ms, ended.created_ms), (Some(9), 9, 5));

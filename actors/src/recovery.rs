@@ -85,11 +85,14 @@ fn reconcile(
     let mut board: BTreeMap<JobId, Entry> = board.into_iter().map(|entry| (entry.record.id, entry)).collect();
     let mut found: Vec<Found> = journal
         .map(|record| match board.remove(&record.id) {
-            Some(entry) if entry.record.state.is_ended() && !record.state.is_ended() => Found::Newer(entry.record),
+            Some(entry) if entry.record.state.is_ended() && !record.state.is_ended() => {
+                Found::Newer(entry.record)
+            }
             Some(entry) if entry.live.is_some() || record.state.is_ended() => Found::Known(Arc::new(record)),
             Some(_) | None if record.state.is_ended() => Found::Known(Arc::new(record)),
             Some(_) | None => {
-                let progress = record.outcome.as_ref().map_or(FinalProgress::default(), |outcome| outcome.progress);
+                let progress =
+                    record.outcome.as_ref().map_or(FinalProgress::default(), |outcome| outcome.progress);
                 Found::Interrupted(record.ended(&JobEnd::Interrupted, Some(code), progress, None, now_ms))
             }
         })
@@ -117,8 +120,10 @@ mod tests {
         let (lost, at_work) = (record(&mut ids, JobState::Running), record(&mut ids, JobState::Detached));
         let older = JobRecord { state: JobState::Running, ..at_work.clone() };
         let board = vec![Entry { live: Some(Live::new(older.id)), record: Arc::new(older) }];
-        let found = reconcile([lost.clone(), at_work.clone()].into_iter(), board, reason::SERVER_RESTARTED, 50);
-        let ended = lost.ended(&JobEnd::Interrupted, Some("server_restarted"), FinalProgress::default(), None, 50);
+        let found =
+            reconcile([lost.clone(), at_work.clone()].into_iter(), board, reason::SERVER_RESTARTED, 50);
+        let ended =
+            lost.ended(&JobEnd::Interrupted, Some("server_restarted"), FinalProgress::default(), None, 50);
         assert_eq!(found, [Found::Interrupted(ended), Found::Known(Arc::new(at_work))]);
     }
 

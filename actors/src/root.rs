@@ -109,3 +109,101 @@ impl Actor for Root {
         self.start_child(Child::Sampler, ctx);
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use serde_json::{Value, json};
+    use std::future::pending;
+    use tokio::runtime::Handle;
+    use tokio::sync::oneshot;
+
+    use super::*;
+    use crate::{
+        EngineConfig, EngineError, EngineHandle, JobContext, JobState, MemoryJournal, NewJob, TaskProperties,
+    };
+
+    fn engine(journal: &MemoryJournal) -> EngineHandle {
+        tokio::time::pause();
+        EngineHandle::start_here(EngineConfig::default(), Arc::new(journal.clone()), Handle::current())
+    }
+
+    fn job() -> NewJob {
+        NewJob::new("test", TaskProperties::default())
+    }
+
+    #[actix::test]
+    async fn a_supervisor_that_died_is_rebuilt_and_the_ends_of_running_jobs_still_arrive() {
+        let journal = MemoryJournal::new();
+        let engine = engine(&journal);
+        let (go, gone) = oneshot::channel::<()>();
+        let finishing = move |ctx: JobContext| async move {
+            gone.await.ok();
+            ctx.set_detached();
+            JobEnd::Success(json!({ "id": "x" }))
+        };
+        let mut during = engine.submit(job(), finishing).await.unwrap();
+        let leaving = |ctx: JobContext| async move {
+            tokio::task::yield_now().await;
+            ctx.set_detached();
+            pending::<JobEnd>().await
+        };
+        let mut after = engine.submit(job(), leaving).await.unwrap();
+        engine.crash_transfers().await;
+        // Ends while there is no supervisor.
+        go.send(()).unwrap();
+        assert_eq!(during.end().await, JobEnd::Success(json!({ "id": "x" })));
+        assert_eq!(journal.get(during.id()).unwrap().state, JobState::Success);
+        engine.wait_until(after.id(), |view| view.state() == JobState::Detached).await.unwrap();
+        assert_eq!(engine.health(), Health::Ready);
+
+        engine.abort(after.id()).await.unwrap();
+        assert_eq!(after.end().await, JobEnd::Aborted, "a job from before answers to the new supervisor");
+        let mut new = engine.submit(job(), |_| async { JobEnd::Success(Value::Null) }).await.unwrap();
+        assert_eq!(new.end().await, JobEnd::Success(Value::Null));
+        assert!(new.id() > after.id());
+    }
+
+    #[actix::test]
+    async fn a_submission_during_the_rebuilding_waits_for_it() {
+        let engine = engine(&MemoryJournal::new());
+        engine.recovered().await.unwrap();
+        engine.crash_transfers().await;
+        let begun = tokio::time::Instant::now();
+        let mut ticket = engine.submit(job(), |_| async { JobEnd::Success(Value::Null) }).await.unwrap();
+        assert_eq!(ticket.end().await, JobEnd::Success(Value::Null));
+        assert!(begun.elapsed() >= EngineConfig::default().restart.delay, "{:?}", begun.elapsed());
+    }
+
+    #[actix::test]
+    async fn a_supervisor_that_dies_too_often_fails_the_engine_and_stops_the_jobs() {
+        let engine = engine(&MemoryJournal::new());
+        let (stopped, was_stopped) = oneshot::channel();
+        let run = move |ctx: JobContext| async move {
+            ctx.stop().cancelled().await;
+            stopped.send(()).ok();
+            JobEnd::Aborted
+        };
+        let mut ticket = engine.submit(job(), run).await.unwrap();
+        for _ in 0..=EngineConfig::default().restart.limit {
+            engine.crash_transfers().await;
+        }
+        assert_eq!(ticket.end().await, JobEnd::Interrupted);
+        was_stopped.await.unwrap();
+        assert_eq!(engine.health(), Health::Failed);
+        let refused = engine.submit(job(), |_| async { JobEnd::Aborted }).await;
+        assert!(matches!(refused, Err(EngineError::Draining)));
+        assert!(matches!(engine.abort(ticket.id()).await, Err(EngineError::Stopped)));
+    }
+
+    #[actix::test]
+    async fn a_job_that_was_submitted_to_a_dead_supervisor_does_not_run() {
+        let engine = engine(&MemoryJournal::new());
+        engine.recovered().await.unwrap();
+        let transfers = engine.shared().transfers.borrow().clone().unwrap();
+        engine.crash_transfers().await;
+        let (reply, answer) = oneshot::channel();
+        let run = Box::new(|_| -> futures_util::future::BoxFuture<'static, JobEnd> { unreachable!() });
+        transfers.do_send(crate::transfers::Submit { new: job(), run, reply });
+        assert!(answer.await.is_err());
+    }
+}

@@ -297,3 +297,203 @@ impl Table {
         Vec::new()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::{BTreeSet, VecDeque};
+
+    use serde_json::Value;
+
+    use super::*;
+    use crate::record::TaskProperties;
+
+    const LIMITS: Limits = Limits { max_unfinished: 20, keep: 5, max_age: Duration::from_secs(60) };
+
+    fn table() -> Table {
+        Table::new(Vec::new(), LIMITS, None)
+    }
+
+    fn job(durability: Durability) -> NewJob {
+        NewJob { durability, ..NewJob::new("test", TaskProperties::default()) }
+    }
+
+    fn ending(end: JobEnd) -> Ending {
+        Ending { end, progress: FinalProgress::default(), abortion_requested_ms: None }
+    }
+
+    fn names(effects: &[Effect]) -> Vec<String> {
+        effects
+            .iter()
+            .map(|effect| match effect {
+                Effect::Save(record) => format!("save {}", record.state),
+                Effect::Show(record) => format!("show {}", record.state),
+                Effect::Launch(_) => "launch".into(),
+                Effect::Settle(_) => "settle".into(),
+                Effect::Erase(ids) => format!("erase {}", ids.len()),
+                Effect::Remove(ids) => format!("remove {}", ids.len()),
+            })
+            .collect()
+    }
+
+    #[test]
+    fn nothing_is_shown_or_launched_before_it_is_saved() {
+        let mut table = table();
+        let (id, effects) = table.submit(job(Durability::First), 1).unwrap();
+        assert_eq!(names(&effects), ["save running"]);
+        assert_eq!(names(&table.saved(id, true, 2)), ["show running", "launch"]);
+        assert_eq!(names(&table.ended(id, ending(JobEnd::Aborted), 3)), ["save aborted"]);
+        assert_eq!(names(&table.saved(id, true, 4)), ["show aborted", "settle"]);
+    }
+
+    #[test]
+    fn what_happens_during_a_write_waits_and_an_end_overtakes_a_presence() {
+        let mut table = table();
+        let (id, _) = table.submit(job(Durability::First), 1).unwrap();
+        table.saved(id, true, 1);
+        assert_eq!(names(&table.presence(id, JobState::Detached, 2)), ["save detached"]);
+        assert!(table.presence(id, JobState::Running, 3).is_empty());
+        assert!(table.ended(id, ending(JobEnd::Success(Value::Null)), 4).is_empty());
+        assert!(table.ended(id, ending(JobEnd::Aborted), 5).is_empty(), "the first end counts");
+        assert_eq!(names(&table.saved(id, true, 6)), ["show detached", "save success"]);
+        assert!(table.presence(id, JobState::Running, 7).is_empty());
+        assert_eq!(names(&table.saved(id, true, 8)), ["show success", "settle"]);
+        assert!(table.ended(id, ending(JobEnd::Aborted), 9).is_empty(), "nothing follows an end");
+    }
+
+    #[test]
+    fn a_record_is_forgotten_after_the_write_under_way() {
+        let mut table = table();
+        let (id, _) = table.submit(job(Durability::First), 1).unwrap();
+        assert_eq!(table.forget(id, 1), Err(NotForgotten::NotFound), "it is not there yet");
+        table.saved(id, true, 1);
+        assert_eq!(table.forget(id, 1), Err(NotForgotten::StillRunning));
+        table.ended(id, ending(JobEnd::Aborted), 2);
+        assert_eq!(names(&table.saved(id, false, 3)), ["show aborted", "settle"]);
+        assert_eq!(table.unsaved(), 1);
+        assert_eq!(names(&table.housekeep(4)), ["save aborted"]);
+        assert_eq!(table.forget(id, 5), Ok(vec![]));
+        assert_eq!(names(&table.saved(id, true, 6)), ["erase 1"]);
+        assert_eq!(names(&table.erased(vec![id], true)), ["remove 1"]);
+        assert_eq!(table.forget(id, 7), Err(NotForgotten::NotFound));
+    }
+
+    /// Numbers that look random and are the same each time.
+    struct Dice(u64);
+
+    impl Dice {
+        fn roll(&mut self, sides: usize) -> usize {
+            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            usize::try_from(self.0 >> 33).unwrap() % sides
+        }
+    }
+
+    /// What the world outside sees of a table: writes that it was told to do, jobs at work, ends told.
+    #[derive(Default)]
+    struct World {
+        saving: BTreeSet<JobId>,
+        erasing: VecDeque<Vec<JobId>>,
+        durable: BTreeMap<JobId, JobState>,
+        written: BTreeMap<JobId, Arc<JobRecord>>,
+        shown: BTreeMap<JobId, JobState>,
+        at_work: BTreeSet<JobId>,
+        over: BTreeSet<JobId>,
+        settled: BTreeSet<JobId>,
+    }
+
+    impl World {
+        fn carry_out(&mut self, effects: Vec<Effect>) {
+            for effect in effects {
+                match effect {
+                    Effect::Save(record) => {
+                        assert!(self.saving.insert(record.id), "one write at a time for each job");
+                        self.written.insert(record.id, record);
+                    }
+                    Effect::Show(record) => {
+                        if let Some(before) = self.shown.insert(record.id, record.state) {
+                            assert_eq!(transition(before, record.state), Ok(record.state));
+                        }
+                    }
+                    Effect::Launch(id) => assert!(self.at_work.insert(id) && self.shown.contains_key(&id)),
+                    Effect::Settle(id) => {
+                        assert!(self.over.contains(&id) && self.settled.insert(id), "one end each");
+                        assert!(self.shown[&id].is_ended());
+                    }
+                    Effect::Erase(ids) => self.erasing.push_back(ids),
+                    Effect::Remove(ids) => ids.iter().for_each(|id| {
+                        assert!(self.settled.contains(id) && self.shown.remove(id).is_some());
+                    }),
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn whatever_happens_in_whatever_order_each_job_runs_once_and_ends_once() {
+        for seed in 0..50 {
+            let (mut dice, mut table, mut world) = (Dice(seed), table(), World::default());
+            let pick = |dice: &mut Dice, ids: &BTreeSet<JobId>| {
+                (!ids.is_empty()).then(|| *ids.iter().nth(dice.roll(ids.len())).unwrap())
+            };
+            // In the last rounds nothing new happens and nothing fails.
+            for now_ms in 1..1200u64 {
+                let settling = now_ms > 1000;
+                let running: BTreeSet<_> = world.at_work.difference(&world.over).copied().collect();
+                let effects = match if settling { 3 + dice.roll(4) } else { dice.roll(9) } {
+                    0 | 1 => {
+                        let durability =
+                            if dice.roll(3) == 0 { Durability::Behind } else { Durability::First };
+                        table.submit(job(durability), now_ms).map(|(_, effects)| effects).unwrap_or_default()
+                    }
+                    2 => {
+                        let state = if dice.roll(2) == 0 { JobState::Detached } else { JobState::Running };
+                        pick(&mut dice, &running)
+                            .map(|id| table.presence(id, state, now_ms))
+                            .unwrap_or_default()
+                    }
+                    3 => match pick(&mut dice, &running) {
+                        Some(id) => {
+                            world.over.insert(id);
+                            table.ended(id, ending(JobEnd::Success(Value::Null)), now_ms)
+                        }
+                        None => Vec::new(),
+                    },
+                    4 | 5 | 7 => match pick(&mut dice, &world.saving) {
+                        Some(id) => {
+                            let done = settling || dice.roll(5) > 0;
+                            world.saving.remove(&id);
+                            if done {
+                                world.durable.insert(id, world.written[&id].state);
+                            }
+                            table.saved(id, done, now_ms)
+                        }
+                        None => table.housekeep(now_ms),
+                    },
+                    6 => match world.erasing.pop_front() {
+                        Some(ids) => {
+                            let done = settling || dice.roll(5) > 0;
+                            if done {
+                                world.durable.retain(|id, _| !ids.contains(id));
+                            }
+                            table.erased(ids, done)
+                        }
+                        None => table.housekeep(now_ms),
+                    },
+                    _ => {
+                        let known: BTreeSet<_> = world.shown.keys().copied().collect();
+                        pick(&mut dice, &known)
+                            .and_then(|id| table.forget(id, now_ms).ok())
+                            .unwrap_or_default()
+                    }
+                };
+                world.carry_out(effects);
+                assert!(table.unfinished() <= LIMITS.max_unfinished);
+            }
+            assert_eq!((table.unfinished(), table.unsaved(), world.saving.len()), (0, 0, 0), "seed {seed}");
+            assert_eq!(world.settled, world.at_work);
+            assert!(world.at_work.len() > 50, "the dice made {} jobs", world.at_work.len());
+            let shown: Vec<_> = world.shown.iter().collect();
+            assert!(shown.len() <= LIMITS.keep + 1 && shown.iter().all(|(_, state)| state.is_ended()));
+            assert_eq!(shown, world.durable.iter().collect::<Vec<_>>(), "what is shown is what is durable");
+        }
+    }
+}

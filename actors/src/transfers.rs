@@ -192,9 +192,10 @@ impl Transfers {
         let Some(Arriving { live, run, reply }) = self.arriving.remove(&id) else { return };
         let Some(entry) = self.shared.board.get(id) else { return };
         let ticket = live.ticket();
-        runner::launch(&self.shared, live, entry.record.epoch, &entry.record.kind, run);
-        // Whoever asked may have left; the job is at work all the same.
-        let _ = reply.send(Ok(ticket));
+        runner::launch(&self.shared, live, &entry.record, run, move || {
+            // Whoever asked may have left; the job is at work all the same.
+            let _ = reply.send(Ok(ticket));
+        });
     }
 
     fn settle(&self, id: JobId) {

@@ -32,7 +32,10 @@ impl TaskView {
         let progress = match (&entry.live, outcome) {
             (_, Some(outcome)) => {
                 let last = outcome.progress;
-                let life_ms = record.ended_ms.zip(record.started_ms).map_or(0, |(end, start)| end.saturating_sub(start));
+                let life_ms = record
+                    .ended_ms
+                    .zip(record.started_ms)
+                    .map_or(0, |(end, start)| end.saturating_sub(start));
                 let rate = u128::from(last.bytes_written) * 1000 / u128::from(life_ms.max(1));
                 ProgressView {
                     bytes_read: last.bytes_read,
