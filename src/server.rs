@@ -7,7 +7,6 @@ use std::time::Duration;
 use actix_server::ServerHandle;
 use actix_web::web;
 use gantry_actors::{Engine, EngineConfig, EngineError};
-use rustls::ServerConfig;
 use tokio::task::JoinHandle;
 
 use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, FirstStart, Passwords};
@@ -103,8 +102,8 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     match tokio::time::timeout(RECOVERY, engine.handle().recovered()).await {
         Ok(report) => {
             let report = report?;
-            if !report.interrupted.is_empty() {
-                tracing::warn!(jobs = report.interrupted.len(), "jobs of the last run were interrupted");
+            if report.interrupted > 0 {
+                tracing::warn!(jobs = report.interrupted, "jobs of the last run were interrupted");
             }
         }
         Err(_) => return Err(StartError::Recovery),

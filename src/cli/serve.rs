@@ -11,8 +11,10 @@ use crate::{server, telemetry};
 
 /// Arguments of `gantry serve`.
 #[derive(Debug, clap::Args)]
-#[command(after_help = "Examples:\n  gantry serve\n  gantry serve --data /var/lib/gantry --listen 0.0.0.0:8080\n  \
-                        gantry serve --config /etc/gantry.toml\n  gantry serve --print-config")]
+#[command(
+    after_help = "Examples:\n  gantry serve\n  gantry serve --data /var/lib/gantry --listen 0.0.0.0:8080\n  \
+                        gantry serve --config /etc/gantry.toml\n  gantry serve --print-config"
+)]
 pub struct ServeArgs {
     /// Configuration file (TOML)
     #[arg(long, value_name = "FILE")]
@@ -60,8 +62,9 @@ pub fn run(args: ServeArgs) -> u8 {
 
 async fn serve(config: Config) -> u8 {
     // Before anything else, so that no signal is lost while the state is being opened.
-    let signals = signal(SignalKind::terminate())
-        .and_then(|terminate| Ok((terminate, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?)));
+    let signals = signal(SignalKind::terminate()).and_then(|terminate| {
+        Ok((terminate, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?))
+    });
     let (mut terminate, mut interrupt, mut hangup) = match signals {
         Ok(signals) => signals,
         Err(error) => {

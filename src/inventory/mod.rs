@@ -112,7 +112,12 @@ impl Inventory {
     ///
     /// # Errors
     /// When the state database or a file system does not answer.
-    pub async fn page(&self, collection: Collection, after: &str, rows: u32) -> Result<Vec<Value>, LocalError> {
+    pub async fn page(
+        &self,
+        collection: Collection,
+        after: &str,
+        rows: u32,
+    ) -> Result<Vec<Value>, LocalError> {
         let mut objects = match collection {
             Collection::Pools => self.pools().await?,
             Collection::Hosts => vec![self.host.object(&self.store).await?],

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::backends::local::{Label, Site, Space};
-use crate::ids::{DiskFormat, VdiId};
+use crate::ids::VdiId;
 use crate::state::disks::{ContentRow, SrRow, VdiRow};
 
 /// The id of an object.
@@ -120,7 +120,7 @@ pub fn pool(site: Site, label: &Label, cores: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{ContentId, HostId, PoolId, SrId};
+    use crate::ids::{ContentId, DiskFormat, HostId, PoolId, SrId};
 
     #[test]
     fn a_vdi_has_every_member_that_the_contract_always_has() {
@@ -153,9 +153,26 @@ mod tests {
         };
         let object = vdi(&row, &content, 4096, &[], false, site);
         for member in [
-            "id", "type", "uuid", "$pool", "$poolId", "_xapiRef", "name_label", "name_description", "size", "usage",
-            "chainPhysicalUsage", "VDI_type", "$SR", "$VBDs", "snapshots", "tags", "missing", "cbt_enabled",
-            "current_operations", "other_config",
+            "id",
+            "type",
+            "uuid",
+            "$pool",
+            "$poolId",
+            "_xapiRef",
+            "name_label",
+            "name_description",
+            "size",
+            "usage",
+            "chainPhysicalUsage",
+            "VDI_type",
+            "$SR",
+            "$VBDs",
+            "snapshots",
+            "tags",
+            "missing",
+            "cbt_enabled",
+            "current_operations",
+            "other_config",
         ] {
             assert!(object.get(member).is_some(), "{member}");
         }

@@ -82,13 +82,17 @@ impl Caller {
     ///
     /// # Errors
     /// 400, 401 and 429 as the contract has them.
-    pub async fn authenticate(app: &App, headers: &HeaderMap, peer: Option<IpAddr>) -> Result<Self, ApiError> {
+    pub async fn authenticate(
+        app: &App,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Self, ApiError> {
         let cookies = headers.get_all("cookie").filter_map(|value| value.to_str().ok());
         let authorization = headers.get("authorization").map(|value| value.to_str().unwrap_or(" "));
         let credentials = credentials_from(cookies, authorization).map_err(|problem| match problem {
-            CredentialProblem::Multiple => {
-                ApiError::BadCredentials("Having multiple authentication methods is not supported, please choose one")
-            }
+            CredentialProblem::Multiple => ApiError::BadCredentials(
+                "Having multiple authentication methods is not supported, please choose one",
+            ),
             CredentialProblem::Malformed => ApiError::BadCredentials("Malformed Authorization header"),
             CredentialProblem::Invalid => ApiError::Unauthenticated,
         })?;
@@ -103,9 +107,9 @@ impl Caller {
 pub fn refusal(error: AuthError) -> ApiError {
     match error {
         AuthError::Invalid => ApiError::Unauthenticated,
-        AuthError::TooFast { retry_after } => {
-            ApiError::TooFast { retry_after: retry_after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(1) }
-        }
+        AuthError::TooFast { retry_after } => ApiError::TooFast {
+            retry_after: retry_after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(1),
+        },
         error => ApiError::Auth(error),
     }
 }
@@ -113,7 +117,8 @@ pub fn refusal(error: AuthError) -> ApiError {
 /// The client's address: the peer's, or, behind proxies that are trusted, what the nearest of them that is not
 /// says.
 fn client_address(app: &App, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-    let trusted = |address: IpAddr| app.config.http.trusted_proxies.iter().any(|network| network.contains(address));
+    let trusted =
+        |address: IpAddr| app.config.http.trusted_proxies.iter().any(|network| network.contains(address));
     let mut address = peer;
     if !trusted(address) {
         return address;

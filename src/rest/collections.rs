@@ -10,6 +10,7 @@ use crate::auth::{Capability, Principal};
 use crate::inventory::{Collection, Inventory};
 
 use super::App;
+use super::JSON;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::query::Query;
@@ -66,7 +67,11 @@ impl Listing {
         let markdown = query.flag("markdown")?;
         let form = match (lines, markdown) {
             (true, true) => {
-                return Err(ApiError::invalid("markdown", "markdown and ndjson exclude each other", Some(true.into())));
+                return Err(ApiError::invalid(
+                    "markdown",
+                    "markdown and ndjson exclude each other",
+                    Some(true.into()),
+                ));
             }
             (true, false) => Form::Lines,
             (false, true) => Form::Markdown,
@@ -93,7 +98,7 @@ impl Listing {
             elements.truncate(limit);
         }
         match self.form {
-            Form::Array => HttpResponse::Ok().json(elements),
+            Form::Array => HttpResponse::Ok().content_type(JSON).json(elements),
             Form::Lines => {
                 let mut body = Vec::new();
                 elements.iter().for_each(|element| push_line(&mut body, element));
@@ -218,7 +223,7 @@ pub async fn list(
 /// Answers a collection page by page: the first is read before the head is sent, so that trouble is a status.
 async fn stream_elements(mut walk: Walk, form: Form) -> Result<HttpResponse, ApiError> {
     let first = walk.next().await?;
-    let kind = if form == Form::Lines { "application/x-ndjson" } else { "application/json; charset=utf-8" };
+    let kind = if form == Form::Lines { "application/x-ndjson" } else { JSON };
     let state = (walk, first, form, Progress::Begun);
     let pages = stream::try_unfold(state, |(mut walk, mut page, form, progress)| async move {
         let separator: &[u8] = if form == Form::Lines { b"" } else { b"," };
@@ -329,9 +334,13 @@ pub async fn one(
     caller.require(Capability::Read, Some(id), collection.name())?;
     let object = existing(&app, collection, id).await?;
     if !sees(caller.principal(), &object) {
-        return Err(ApiError::Forbidden { object: Some(id.into()), action: "read", resource: collection.kind() });
+        return Err(ApiError::Forbidden {
+            object: Some(id.into()),
+            action: "read",
+            resource: collection.kind(),
+        });
     }
-    Ok(HttpResponse::Ok().json(object))
+    Ok(HttpResponse::Ok().content_type(JSON).json(object))
 }
 
 /// An object that must be in a collection.

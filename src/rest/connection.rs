@@ -38,8 +38,9 @@ impl Connection {
 
     /// Ends the connection in both directions, whatever is still on its way.
     pub fn cut(&self) {
-        // Only a socket that is not connected any more can refuse.
-        drop(rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both));
+        if let Err(error) = rustix::net::shutdown(&self.socket, rustix::net::Shutdown::Both) {
+            tracing::debug!(%error, "a connection that was to be cut had ended");
+        }
     }
 
     /// Bytes that the system holds for the client and the client has not acknowledged. `None` when the system
@@ -47,7 +48,10 @@ impl Connection {
     pub fn unsent_bytes(&self) -> Option<u64> {
         /// `SIOCOUTQ`, which Linux gives the number of `TIOCOUTQ`.
         const SIOCOUTQ: rustix::ioctl::Opcode = 0x5411;
-        #[expect(unsafe_code, reason = "the request takes no input and writes one int, which is what Getter reads")]
+        #[expect(
+            unsafe_code,
+            reason = "the request takes no input and writes one int, which is what Getter reads"
+        )]
         // SAFETY: SIOCOUTQ on a socket writes exactly one C int; on anything else it fails.
         let unsent = unsafe {
             let getter = rustix::ioctl::Getter::<SIOCOUTQ, std::ffi::c_int>::new();

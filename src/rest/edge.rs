@@ -13,7 +13,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use actix_http::error::PayloadError;
-use actix_http::Payload;
+use actix_http::{HttpMessage, Payload};
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceRequest;
 use bytes::Bytes;
@@ -84,7 +84,12 @@ pub struct Held {
 
 impl Held {
     /// Wraps the body of an answer.
-    pub fn new(body: BoxBody, unread: Option<SharedPayload>, http2: bool, in_flight: Option<InFlight>) -> Self {
+    pub fn new(
+        body: BoxBody,
+        unread: Option<SharedPayload>,
+        http2: bool,
+        in_flight: Option<InFlight>,
+    ) -> Self {
         Self { body, ended: false, unread, until: None, http2, _in_flight: in_flight }
     }
 }

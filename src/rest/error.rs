@@ -8,6 +8,7 @@ use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use gantry_actors::EngineError;
 use serde_json::{Value, json};
 
+use super::JSON;
 use crate::auth::AuthError;
 use crate::backends::local::LocalError;
 use crate::backends::local::sr_dir::SrDirError;
@@ -166,7 +167,8 @@ impl ApiError {
 
     fn shown(&self) -> Shown {
         let show = |status, code, error: String| Shown { status, code, error: error.into(), data: None };
-        let with = |status, code, error: String, data| Shown { status, code, error: error.into(), data: Some(data) };
+        let with =
+            |status, code, error: String, data| Shown { status, code, error: error.into(), data: Some(data) };
         match self {
             Self::Unauthenticated => {
                 show(StatusCode::UNAUTHORIZED, "unauthenticated", "invalid credentials".into())
@@ -200,11 +202,9 @@ impl ApiError {
             Self::NoSuchRoute { method, path } => {
                 show(StatusCode::NOT_FOUND, "no_such_route", format!("no such route {method} {path}"))
             }
-            Self::NoSuchAction { name, reason } => show(
-                StatusCode::NOT_FOUND,
-                "no_such_action",
-                format!("no such action {name}: {reason}"),
-            ),
+            Self::NoSuchAction { name, reason } => {
+                show(StatusCode::NOT_FOUND, "no_such_action", format!("no such action {name}: {reason}"))
+            }
             Self::MalformedBody(message) => show(StatusCode::BAD_REQUEST, "malformed_body", message.clone()),
             Self::BodyTooLong { limit } => show(
                 StatusCode::PAYLOAD_TOO_LARGE,
@@ -411,7 +411,7 @@ impl ResponseError for ApiError {
         }
         let mut response = HttpResponse::build(status);
         self.add_headers(&mut response);
-        response.json(body)
+        response.content_type(JSON).json(body)
     }
 }
 

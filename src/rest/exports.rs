@@ -16,8 +16,8 @@ use futures_util::{Stream, StreamExt};
 use gantry_actors::JobFailure;
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
-use crate::backends::local;
 use crate::auth::Capability;
+use crate::backends::local;
 use crate::ids::{DiskFormat, VdiId};
 use crate::image::produce::{ChunkStream, ProduceCounters, produce};
 use crate::state::disks::VdiRow;

@@ -36,7 +36,12 @@ impl Flow {
 
 /// Cuts the connection when its client has taken nothing for `silence`, or when `stop` is cancelled while the
 /// client is the one who is waited for. Ends with the answer.
-pub async fn watch(flow: Weak<Flow>, connection: Weak<Connection>, silence: Duration, stop: CancellationToken) {
+pub async fn watch(
+    flow: Weak<Flow>,
+    connection: Weak<Connection>,
+    silence: Duration,
+    stop: CancellationToken,
+) {
     let tick = (silence / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
     let mut last = None;
     let mut since = Instant::now();

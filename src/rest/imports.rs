@@ -9,6 +9,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use futures_util::StreamExt;
 use serde_json::json;
 
+use super::JSON;
 use crate::auth::Capability;
 use crate::formats::vhd::MAX_VIRTUAL_SIZE;
 use crate::ids::{DiskFormat, SrId, VdiId};
@@ -26,10 +27,6 @@ const VHD_OVERHEAD_DIVISOR: u64 = 1024;
 /// The head of a request, as far as the admission of an upload needs it.
 #[derive(Debug, Clone, Copy)]
 pub struct Head<'a> {
-    /// The method.
-    pub method: &'a Method,
-    /// The path, percent-encoded.
-    pub path: &'a str,
     /// The query, percent-encoded.
     pub query: &'a str,
     /// The headers.
@@ -80,7 +77,8 @@ pub async fn plan(
     if head.headers.contains_key("content-range") {
         return Err(ApiError::BadRequest {
             code: "content_range",
-            message: "an upload here replaces the whole disk: parts of it (Content-Range) are not taken".into(),
+            message: "an upload here replaces the whole disk: parts of it (Content-Range) are not taken"
+                .into(),
         });
     }
     if let Some(coding) = head.headers.get("content-encoding").filter(|coding| *coding != "identity") {
@@ -153,11 +151,10 @@ pub async fn plan(
 
 /// Sizes that are known to be wrong before a byte has come.
 fn check_format(format: ImportFormat, length: Option<u64>, stored: DiskFormat) -> Result<(), ApiError> {
+    // What a decoder refuses without having seen a byte is what the announced numbers do not allow.
+    format.decoder(length).next_event()?;
     match format {
         ImportFormat::Raw { size } => {
-            crate::formats::raw::RawDecoder::new(size, length)
-                .check()
-                .map_err(|error| ApiError::from(crate::formats::ImageError::Raw(error)))?;
             let virtual_size = size.or(length).unwrap_or(0);
             if stored == DiskFormat::Vhd && virtual_size > MAX_VIRTUAL_SIZE {
                 return Err(ApiError::Unprocessable {
@@ -168,23 +165,22 @@ fn check_format(format: ImportFormat, length: Option<u64>, stored: DiskFormat) -
                     ),
                 });
             }
-            Ok(())
         }
         ImportFormat::Vhd => {
             // No VHD of a disk that may exist is longer than this, whatever its tables.
             let longest = MAX_VIRTUAL_SIZE + MAX_VIRTUAL_SIZE / VHD_OVERHEAD_DIVISOR + (64 << 20);
-            match length {
-                Some(length) if length > longest => Err(ApiError::Unprocessable {
+            if let Some(length) = length.filter(|length| *length > longest) {
+                return Err(ApiError::Unprocessable {
                     code: "vhd_too_large",
                     message: format!(
                         "a VHD ends at {MAX_VIRTUAL_SIZE} bytes (2040 GiB), {length} bytes are announced: send larger \
                          disks raw (?raw)"
                     ),
-                }),
-                _ => Ok(()),
+                });
             }
         }
     }
+    Ok(())
 }
 
 /// The refusal of a format that is not known.
@@ -229,12 +225,7 @@ pub async fn receive(
     let plan = match caller.take_plan() {
         Some(plan) => plan,
         None => {
-            let head = Head {
-                method: request.method(),
-                path: request.path(),
-                query: request.query_string(),
-                headers: request.headers(),
-            };
+            let head = Head { query: request.query_string(), headers: request.headers() };
             plan(&app, &caller, &address, head).await?
         }
     };
@@ -251,8 +242,11 @@ pub async fn receive(
             let mut response = HttpResponse::build(StatusCode::CREATED);
             response.insert_header((LOCATION, format!("/rest/v0/vdis/{id}")));
             let text = request.headers().get("accept").is_some_and(|accept| accept == "text/plain");
-            let response =
-                if text { response.content_type("text/plain").body(id) } else { response.json(json!({ "id": id })) };
+            let response = if text {
+                response.content_type("text/plain").body(id)
+            } else {
+                response.content_type(JSON).json(json!({ "id": id }))
+            };
             Ok(with_task(response, task))
         }
         Ok(_) => Ok(with_task(HttpResponse::NoContent().finish(), task)),

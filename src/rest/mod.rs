@@ -35,6 +35,9 @@ use crate::transfers::export::ExportDesk;
 pub use connection::Connections;
 pub use service::{Listening, ServiceError, bind, sweep_connections};
 
+/// The type of JSON answers.
+const JSON: &str = "application/json; charset=utf-8";
+
 /// Everything that requests need, shared by all workers.
 pub struct App {
     /// The configuration as it was at the start.
@@ -58,7 +61,12 @@ pub struct App {
 
 impl App {
     /// A service of a store, not ready yet.
-    pub fn new(config: Config, store: LocalStore, authenticator: Authenticator, engine: EngineHandle) -> Self {
+    pub fn new(
+        config: Config,
+        store: LocalStore,
+        authenticator: Authenticator,
+        engine: EngineHandle,
+    ) -> Self {
         let transfers = &config.transfers;
         Self {
             inventory: Inventory::new(store.clone()),

@@ -5,6 +5,7 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use gantry_actors::Health;
 use serde_json::json;
 
+use super::JSON;
 use crate::state::now_ms;
 
 use super::App;
@@ -13,23 +14,28 @@ use super::error::ApiError;
 
 /// `GET /ping`
 pub async fn ping() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "result": "pong", "timestamp": now_ms() }))
+    HttpResponse::Ok().content_type(JSON).json(json!({ "result": "pong", "timestamp": now_ms() }))
 }
 
 /// `GET /health/live`: the process answers.
 pub async fn live() -> HttpResponse {
-    HttpResponse::Ok().json(json!({ "status": "live" }))
+    HttpResponse::Ok().content_type(JSON).json(json!({ "status": "live" }))
 }
 
 /// `GET /health/ready`: state is open, jobs are recovered, the socket is bound, and no drain has begun.
 pub async fn ready(app: web::Data<App>) -> HttpResponse {
     let health = app.engine.health();
     if app.is_ready() && health == Health::Ready {
-        return HttpResponse::Ok().json(json!({ "status": "ready" }));
+        return HttpResponse::Ok().content_type(JSON).json(json!({ "status": "ready" }));
     }
-    let reason = if app.is_ready() { format!("engine {health:?}").to_lowercase() } else { "starting or draining".into() };
+    let reason = if app.is_ready() {
+        format!("engine {health:?}").to_lowercase()
+    } else {
+        "starting or draining".into()
+    };
     HttpResponse::build(StatusCode::SERVICE_UNAVAILABLE)
         .insert_header(("Retry-After", "1"))
+        .content_type(JSON)
         .json(json!({ "status": "not ready", "reason": reason }))
 }
 

@@ -21,10 +21,11 @@ impl Query {
     /// # Errors
     /// When it is not percent-encoded UTF-8.
     pub fn parse(text: &str) -> Result<Self, ApiError> {
-        let pairs = web::Query::<Vec<(String, String)>>::from_query(text).map_err(|error| ApiError::BadRequest {
-            code: "malformed_query",
-            message: format!("the query cannot be read: {error}"),
-        })?;
+        let pairs =
+            web::Query::<Vec<(String, String)>>::from_query(text).map_err(|error| ApiError::BadRequest {
+                code: "malformed_query",
+                message: format!("the query cannot be read: {error}"),
+            })?;
         Ok(Self { pairs: pairs.into_inner() })
     }
 
@@ -79,7 +80,11 @@ impl Query {
         let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
         match text.parse() {
             Ok(number) if digits => Ok(Some(number)),
-            _ => Err(ApiError::invalid(name, "invalid number: a whole number from 0 on is needed", Some(text.into()))),
+            _ => Err(ApiError::invalid(
+                name,
+                "invalid number: a whole number from 0 on is needed",
+                Some(text.into()),
+            )),
         }
     }
 }
@@ -126,9 +131,11 @@ impl Params {
         };
         match number {
             Some(number) => Ok(Some(number)),
-            None => {
-                Err(ApiError::invalid(body(name), "invalid number: a whole number from 0 on is needed", Some(value)))
-            }
+            None => Err(ApiError::invalid(
+                body(name),
+                "invalid number: a whole number from 0 on is needed",
+                Some(value),
+            )),
         }
     }
 
@@ -196,9 +203,11 @@ impl FromRequest for Params {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let kind = request.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+        let kind =
+            request.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
         let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
-        let limit = request.app_data::<web::Data<App>>().map_or(1 << 20, |app| app.config.http.max_json.bytes());
+        let limit =
+            request.app_data::<web::Data<App>>().map_or(1 << 20, |app| app.config.http.max_json.bytes());
         let mut stream = payload.take();
         Box::pin(async move {
             let mut bytes = Vec::new();

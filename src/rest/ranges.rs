@@ -42,7 +42,9 @@ pub fn select(header: &str, len: u64) -> Selection {
     for range in ranges {
         match &mut merged {
             None => merged = Some(range),
-            Some(one) if range.start <= one.end.saturating_add(MERGE_GAP_BYTES) => one.end = one.end.max(range.end),
+            Some(one) if range.start <= one.end.saturating_add(MERGE_GAP_BYTES) => {
+                one.end = one.end.max(range.end)
+            }
             Some(_) => return Selection::Whole,
         }
     }
@@ -126,9 +128,17 @@ mod tests {
 
     #[test]
     fn malformed_headers_and_unknown_units_are_ignored() {
-        for header in
-            ["items=0-5", "bytes=abc", "bytes=5-2", "bytes=--1", "bytes=1-2-3", "bytes=", "bytes", "bytes=0x1-", ""]
-        {
+        for header in [
+            "items=0-5",
+            "bytes=abc",
+            "bytes=5-2",
+            "bytes=--1",
+            "bytes=1-2-3",
+            "bytes=",
+            "bytes",
+            "bytes=0x1-",
+            "",
+        ] {
             assert_eq!(select(header, 4096), Selection::Whole, "{header}");
         }
     }
@@ -148,7 +158,9 @@ mod tests {
     #[test]
     fn ranges_beyond_the_end_cannot_be_satisfied() {
         for len in LENGTHS {
-            for header in [format!("bytes={len}-"), "bytes=99999999999999999999999-".into(), "bytes=-0".into()] {
+            for header in
+                [format!("bytes={len}-"), "bytes=99999999999999999999999-".into(), "bytes=-0".into()]
+            {
                 assert_eq!(select(&header, len), Selection::Unsatisfiable, "{header} of {len}");
             }
         }

@@ -8,6 +8,7 @@ use crate::ids::DiskFormat;
 use crate::inventory::Collection;
 
 use super::App;
+use super::JSON;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
@@ -23,7 +24,11 @@ pub fn add(config: &mut web::ServiceConfig) {
         .service(public_resource("/ping").route(web::get().to(public::ping)))
         .service(public_resource("/health/live").route(web::get().to(public::live)))
         .service(public_resource("/health/ready").route(web::get().to(public::ready)))
-        .service(resource("/rest/v0").route(web::get().to(collections::root)).route(web::head().to(collections::root)));
+        .service(
+            resource("/rest/v0")
+                .route(web::get().to(collections::root))
+                .route(web::head().to(collections::root)),
+        );
     users_and_tasks(config);
     uploads_and_downloads(config);
     objects(config);
@@ -44,7 +49,9 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
         .service(resource("/rest/v0/users").route(web::get().to(users::list)))
         .service(resource("/rest/v0/users/me").route(web::route().to(users::me)))
         .service(resource("/rest/v0/users/me/{rest:.*}").route(web::route().to(users::me)))
-        .service(resource("/rest/v0/users/authentication_tokens").route(web::post().to(create_token_of_caller)))
+        .service(
+            resource("/rest/v0/users/authentication_tokens").route(web::post().to(create_token_of_caller)),
+        )
         .service(resource("/rest/v0/users/{id}").route(web::get().to(user)))
         .service(
             resource("/rest/v0/users/{id}/authentication_tokens")
@@ -52,7 +59,8 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(web::post().to(create_token)),
         )
         .service(
-            resource("/rest/v0/users/{id}/authentication_tokens/{token}").route(web::delete().to(delete_token)),
+            resource("/rest/v0/users/{id}/authentication_tokens/{token}")
+                .route(web::delete().to(delete_token)),
         )
         .service(
             resource("/rest/v0/tasks")
@@ -110,9 +118,11 @@ fn objects(config: &mut web::ServiceConfig) {
             _ => {}
         }
         if matches!(collection, Collection::Vdis | Collection::VdiSnapshots) {
-            one = one.route(web::delete().to(move |app: Service, caller: Caller, id: web::Path<String>| async move {
-                vdis::delete(app, caller, collection, &id).await
-            }));
+            one = one.route(web::delete().to(
+                move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                    vdis::delete(app, caller, collection, &id).await
+                },
+            ));
         }
         config
             .service(all)
@@ -126,10 +136,12 @@ fn objects(config: &mut web::ServiceConfig) {
             )))
             .service(
                 resource(&format!("/rest/v0/{name}/{{id}}/tags/{{tag}}"))
-                    .route(web::put().to(move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
-                        let (id, tag) = path.into_inner();
-                        vdis::tag(app, caller, collection, &id, tag, true).await
-                    }))
+                    .route(web::put().to(
+                        move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
+                            let (id, tag) = path.into_inner();
+                            vdis::tag(app, caller, collection, &id, tag, true).await
+                        },
+                    ))
                     .route(web::delete().to(
                         move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
                             let (id, tag) = path.into_inner();
@@ -177,7 +189,12 @@ async fn task_actions(app: Service, caller: Caller, id: web::Path<String>) -> An
     tasks::actions(app, caller, &id).await
 }
 
-async fn act_on_task(app: Service, caller: Caller, request: HttpRequest, path: web::Path<(String, String)>) -> Answer {
+async fn act_on_task(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+) -> Answer {
     let (id, action) = path.into_inner();
     match action.as_str() {
         "abort" => tasks::abort(app, caller, request, &id).await,
@@ -190,7 +207,7 @@ async fn sr_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answ
     if *id != *"_" {
         collections::existing(&app, Collection::Srs, &id).await?;
     }
-    Ok(HttpResponse::Ok().json([format!("/rest/v0/srs/{id}/actions/forget")]))
+    Ok(HttpResponse::Ok().content_type(JSON).json([format!("/rest/v0/srs/{id}/actions/forget")]))
 }
 
 async fn act_on_sr(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
@@ -205,7 +222,12 @@ async fn delete_sr(app: Service, caller: Caller, id: web::Path<String>) -> Answe
     srs::delete(app, caller, &id).await
 }
 
-async fn download(app: Service, caller: Caller, request: HttpRequest, path: web::Path<(String, String)>) -> Answer {
+async fn download(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+) -> Answer {
     let (id, extension) = path.into_inner();
     let format: DiskFormat = extension.parse().map_err(|_| unknown_format(&extension))?;
     let snapshot = request.path().starts_with("/rest/v0/vdi-snapshots/");

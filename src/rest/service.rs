@@ -9,7 +9,7 @@ use actix_http::{HttpMessage, HttpService, Request, Response};
 use actix_server::{Server, ServerHandle};
 use actix_service::{ServiceFactory, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::TlsStream;
-use actix_web::body::{BoxBody, MessageBody};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, Service, ServiceResponse};
 use actix_web::http::{Method, Version};
 use actix_web::{App as WebApp, ResponseError, web};
@@ -64,10 +64,8 @@ pub fn bind(
     shutdown: Duration,
 ) -> Result<Listening, ServiceError> {
     let workers = std::thread::available_parallelism().map_or(2, usize::from).max(2);
-    let mut builder = Server::build()
-        .workers(workers)
-        .disable_signals()
-        .shutdown_timeout(shutdown.as_secs().max(1));
+    let mut builder =
+        Server::build().workers(workers).disable_signals().shutdown_timeout(shutdown.as_secs().max(1));
     let mut addresses = Vec::new();
     for address in &app.config.listen {
         let failed = |source| ServiceError::Bind { address: *address, source };
@@ -150,7 +148,8 @@ pub async fn sweep_connections(app: web::Data<App>) {
 /// out.
 fn expect_hook(
     app: web::Data<App>,
-) -> impl ServiceFactory<Request, Config = (), Response = Request, Error = Response<BoxBody>, InitError = ()> {
+) -> impl ServiceFactory<Request, Config = (), Response = Request, Error = Response<BoxBody>, InitError = ()>
+{
     fn_service(move |mut request: Request| {
         let app = app.clone();
         async move {
@@ -178,12 +177,7 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let peer = head.peer_addr.map(|peer| peer.ip());
     let caller = Caller::authenticate(app, head.headers(), peer).await?;
     let Some(address) = UploadAddress::of(&method, head.uri.path()) else { return Ok(caller) };
-    let head = Head {
-        method: &method,
-        path: head.uri.path(),
-        query: head.uri.query().unwrap_or_default(),
-        headers: head.headers(),
-    };
+    let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };
     let plan = imports::plan(app, &caller, &address, head).await?;
     Ok(caller.with_plan(plan))
 }
@@ -204,10 +198,15 @@ fn web_app(
         }
         let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
         let unread = SharedPayload::install(&mut request);
-        let http2 = request.version() == Version::HTTP_2;
+        let version = request.version();
+        let http2 = version == Version::HTTP_2;
         let called = service.call(request);
         async move {
-            let response = called.await?.map_into_boxed_body();
+            let mut response = called.await?.map_into_boxed_body();
+            // The library would send it chunked, which HTTP/1.0 does not know.
+            if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
+                response = response.into_response(ApiError::HttpVersion.error_response());
+            }
             Ok(response.map_body(|_, body| BoxBody::new(Held::new(body, unread, http2, in_flight))))
         }
     });

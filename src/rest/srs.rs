@@ -7,6 +7,7 @@ use actix_web::http::header::LOCATION;
 use actix_web::{HttpResponse, web};
 use serde_json::{Value, json};
 
+use super::JSON;
 use crate::auth::Capability;
 use crate::backends::local::NewSr;
 use crate::ids::SrId;
@@ -20,7 +21,11 @@ use super::query::Params;
 ///
 /// # Errors
 /// 409 for what is known already, 422 for a path that may not be used.
-pub async fn create(app: web::Data<App>, caller: Caller, mut params: Params) -> Result<HttpResponse, ApiError> {
+pub async fn create(
+    app: web::Data<App>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Administer, None, "sr")?;
     let name_label = params.required_text("name_label")?;
     let name_description = params.text("name_description")?;
@@ -50,6 +55,7 @@ pub async fn create(app: web::Data<App>, caller: Caller, mut params: Params) -> 
     }
     Ok(HttpResponse::build(StatusCode::CREATED)
         .insert_header((LOCATION, format!("/rest/v0/srs/{id}")))
+        .content_type(JSON)
         .json(body))
 }
 

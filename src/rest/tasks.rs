@@ -13,6 +13,7 @@ use serde_json::{Value, json};
 use crate::auth::{Capability, Principal};
 
 use super::App;
+use super::JSON;
 use super::caller::Caller;
 use super::collections::Listing;
 use super::error::ApiError;
@@ -51,7 +52,10 @@ pub async fn list(
         return Err(if query.flag("ndjson")? {
             ApiError::NotImplemented("watching the list of tasks")
         } else {
-            ApiError::BadRequest { code: "watch_without_ndjson", message: "watch=true requires ndjson=true".into() }
+            ApiError::BadRequest {
+                code: "watch_without_ndjson",
+                message: "watch=true requires ndjson=true".into(),
+            }
         });
     }
     let listing = Listing::of(&query)?;
@@ -60,7 +64,8 @@ pub async fn list(
         Some(object) => task.object_id() == Some(object.as_str()),
         None => true,
     });
-    let elements = visible.map(|task| listing.element(task.to_json(), &format!("/rest/v0/tasks/{}", task.id())));
+    let elements =
+        visible.map(|task| listing.element(task.to_json(), &format!("/rest/v0/tasks/{}", task.id())));
     Ok(listing.answer(elements.collect()))
 }
 
@@ -68,16 +73,25 @@ pub async fn list(
 ///
 /// # Errors
 /// 404; 422 for another way of waiting.
-pub async fn one(app: web::Data<App>, caller: Caller, request: HttpRequest, id: &str) -> Result<HttpResponse, ApiError> {
+pub async fn one(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: &str,
+) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, Some(id), "task")?;
     let task = find(&app, &caller, id)?;
     let query = Query::of(&request)?;
     let to_end = match query.text("wait")? {
-        None => return Ok(HttpResponse::Ok().json(task.to_json())),
+        None => return Ok(HttpResponse::Ok().content_type(JSON).json(task.to_json())),
         Some("") => false,
         Some(text) if text == "result" || text.eq_ignore_ascii_case("true") => true,
-        Some(text) if text.eq_ignore_ascii_case("false") => return Ok(HttpResponse::Ok().json(task.to_json())),
-        Some(text) => return Err(ApiError::invalid("wait", "true, result or no value is needed", Some(text.into()))),
+        Some(text) if text.eq_ignore_ascii_case("false") => {
+            return Ok(HttpResponse::Ok().content_type(JSON).json(task.to_json()));
+        }
+        Some(text) => {
+            return Err(ApiError::invalid("wait", "true, result or no value is needed", Some(text.into())));
+        }
     };
     // The head goes out at once and spaces keep the connection alive: JSON may begin with them.
     let engine = app.engine.clone();
@@ -99,7 +113,7 @@ pub async fn one(app: web::Data<App>, caller: Caller, request: HttpRequest, id: 
         }
     });
     let body = futures_util::StreamExt::map(body, Ok::<_, std::convert::Infallible>);
-    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/json; charset=utf-8")).streaming(body))
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, JSON)).streaming(body))
 }
 
 /// `POST /tasks/<id>/actions/abort`.
@@ -128,6 +142,7 @@ pub async fn abort(
     }
     Ok(HttpResponse::build(StatusCode::ACCEPTED)
         .insert_header(("Location", format!("/rest/v0/tasks/{}", task.id())))
+        .content_type(JSON)
         .json(json!({ "taskId": task.id().to_string(), "success": true })))
 }
 
@@ -166,5 +181,5 @@ pub async fn actions(app: web::Data<App>, caller: Caller, id: &str) -> Result<Ht
         find(&app, &caller, id)?;
     }
     let links: Vec<Value> = vec![format!("/rest/v0/tasks/{id}/actions/abort").into()];
-    Ok(HttpResponse::Ok().json(links))
+    Ok(HttpResponse::Ok().content_type(JSON).json(links))
 }

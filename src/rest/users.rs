@@ -12,6 +12,7 @@ use crate::ids::UserId;
 use crate::state::{now_ms, tokens, users};
 
 use super::App;
+use super::JSON;
 use super::caller::Caller;
 use super::collections::Listing;
 use super::error::ApiError;
@@ -51,7 +52,11 @@ pub async fn me(caller: Caller, request: HttpRequest) -> Result<HttpResponse, Ap
 ///
 /// # Errors
 /// 422 for parameters that cannot be taken.
-pub async fn list(app: web::Data<App>, caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+pub async fn list(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
     let listing = Listing::of(&Query::of(&request)?)?;
     let all = app.store.db().call(|db| users::list(db)).await?;
     let admin = caller.principal().may(Capability::Administer);
@@ -71,7 +76,7 @@ pub async fn one(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpRe
         caller.require(Capability::Administer, Some(id), "user")?;
     }
     let found = app.store.db().call(move |db| users::get(db, user)).await?;
-    Ok(HttpResponse::Ok().json(shown(&found.ok_or_else(no_such)?)))
+    Ok(HttpResponse::Ok().content_type(JSON).json(shown(&found.ok_or_else(no_such)?)))
 }
 
 fn own(caller: &Caller, id: &str, operation: &'static str) -> Result<(), ApiError> {
@@ -104,20 +109,21 @@ pub async fn create_token(
     let request: TokenRequest = serde_json::from_value(Value::Object(wanted))
         .map_err(|error| ApiError::invalid("body", error.to_string(), None))?;
     let maker = caller.principal().token.clone();
-    let issued =
-        auth::create_token(app.store.db(), caller.user(), maker, request).await.map_err(|error| match error {
+    let issued = auth::create_token(app.store.db(), caller.user(), maker, request).await.map_err(
+        |error| match error {
             TokenError::State(error) => ApiError::State(error),
             TokenError::Stronger { .. } => ApiError::ForbiddenOperation {
                 operation: "create authentication token",
                 reason: "a token cannot make one that is stronger than itself",
             },
             error => ApiError::invalid("body", error.to_string(), None),
-        })?;
+        },
+    )?;
     let mut token = token_shown(&issued.record);
     if let Some(members) = token.as_object_mut() {
         members.insert("id".into(), issued.secret.into());
     }
-    Ok(HttpResponse::build(StatusCode::CREATED).json(json!({ "token": token })))
+    Ok(HttpResponse::build(StatusCode::CREATED).content_type(JSON).json(json!({ "token": token })))
 }
 
 /// A token without its secret.
@@ -171,7 +177,7 @@ pub async fn list_tokens(
     let user = caller.user();
     let all = app.store.db().call(move |db| tokens::list(db, Some(user), now_ms())).await?;
     let list: Vec<Value> = all.iter().take(limit).map(token_shown).collect();
-    Ok(HttpResponse::Ok().json(list))
+    Ok(HttpResponse::Ok().content_type(JSON).json(list))
 }
 
 /// `DELETE /users/<own id>/authentication_tokens/<public id>`.
@@ -187,7 +193,8 @@ pub async fn delete_token(
     if !caller.principal().may(Capability::Administer) {
         own(&caller, id, "delete authentication token")?;
     }
-    let no_such = || ApiError::NoSuchObject { kind: "authentication token", id: token.chars().take(64).collect() };
+    let no_such =
+        || ApiError::NoSuchObject { kind: "authentication token", id: token.chars().take(64).collect() };
     let user: UserId = id.parse().map_err(|_| no_such())?;
     let public = auth::token_id_of(token).ok_or_else(no_such)?;
     auth::revoke_token(app.store.db(), Some(user), public).await?.ok_or_else(no_such)?;

@@ -7,6 +7,7 @@ use bytes::Bytes;
 use futures_util::stream;
 use serde_json::json;
 
+use super::JSON;
 use crate::auth::Capability;
 use crate::ids::{DiskFormat, SrId, VdiId};
 use crate::inventory::Collection;
@@ -90,7 +91,8 @@ pub async fn patch(
     if let Some(size) = size {
         resize(&object, size)?;
     }
-    apply(&app, collection, id, move |label, description, tags| change.apply(label, description, tags)).await?;
+    apply(&app, collection, id, move |label, description, tags| change.apply(label, description, tags))
+        .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
@@ -104,15 +106,19 @@ fn resize(object: &serde_json::Value, size: u64) -> Result<(), ApiError> {
             code: "size_below_current",
             message: format!("cannot set new size ({size}) below the current size ({current})"),
         }),
-        std::cmp::Ordering::Greater => Err(ApiError::NotImplemented("growing a disk on a local storage repository")),
+        std::cmp::Ordering::Greater => {
+            Err(ApiError::NotImplemented("growing a disk on a local storage repository"))
+        }
     }
 }
 
 fn check_text(name: &str, text: Option<&str>) -> Result<(), ApiError> {
     match text {
-        Some(text) if text.len() > MAX_TEXT_BYTES => {
-            Err(ApiError::invalid(format!("body.{name}"), format!("longer than {MAX_TEXT_BYTES} bytes"), None))
-        }
+        Some(text) if text.len() > MAX_TEXT_BYTES => Err(ApiError::invalid(
+            format!("body.{name}"),
+            format!("longer than {MAX_TEXT_BYTES} bytes"),
+            None,
+        )),
         _ => Ok(()),
     }
 }
@@ -181,12 +187,10 @@ pub async fn tag(
     let object = existing(&app, collection, id).await?;
     require_seen(&caller, &object, id)?;
     check_text("tags", Some(&tag))?;
-    apply(&app, collection, id, move |_, _, tags| {
-        match (present, tags.iter().position(|one| *one == tag)) {
-            (true, None) if tags.len() < MAX_TAGS => tags.push(tag.clone()),
-            (false, Some(at)) => drop(tags.remove(at)),
-            _ => {}
-        }
+    apply(&app, collection, id, move |_, _, tags| match (present, tags.iter().position(|one| *one == tag)) {
+        (true, None) if tags.len() < MAX_TAGS => tags.push(tag.clone()),
+        (false, Some(at)) => drop(tags.remove(at)),
+        _ => {}
     })
     .await?;
     Ok(HttpResponse::NoContent().finish())
@@ -216,7 +220,11 @@ pub async fn delete(
 ///
 /// # Errors
 /// 404 for the SR, 422 for the size, 507.
-pub async fn create(app: web::Data<App>, caller: Caller, mut params: Params) -> Result<HttpResponse, ApiError> {
+pub async fn create(
+    app: web::Data<App>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Import, None, "vdi")?;
     let sr_text = params.required_text("srId")?;
     let size = match params.number("virtual_size")? {
@@ -228,16 +236,16 @@ pub async fn create(app: web::Data<App>, caller: Caller, mut params: Params) -> 
     check_text("name_label", Some(&label))?;
     check_text("name_description", Some(&description))?;
     params.nothing_else()?;
-    let sr: SrId =
-        sr_text.parse().map_err(|_| ApiError::NoSuchObject { kind: "SR", id: sr_text.clone() })?;
+    let sr: SrId = sr_text.parse().map_err(|_| ApiError::NoSuchObject { kind: "SR", id: sr_text.clone() })?;
     caller.require_sr(sr, &sr_text)?;
     crate::formats::raw::RawDecoder::new(Some(size), None)
-        .check()
+        .next_event()
         .map_err(|error| ApiError::invalid("body.virtual_size", error.to_string(), Some(size.into())))?;
     let made = create_empty(&app.store, sr, size, label, description).await?;
     let id = made.vdi.to_string();
     Ok(HttpResponse::build(StatusCode::CREATED)
         .insert_header((LOCATION, format!("/rest/v0/vdis/{id}")))
+        .content_type(JSON)
         .json(json!({ "id": id })))
 }
 
@@ -263,7 +271,7 @@ pub async fn extents(
     caller.require_sr(row.sr, id)?;
     let content = app.store.open_content(&pin).await?;
     let etag = entity_tag(&content.row, DiskFormat::Raw);
-    let kind = if lines { "application/x-ndjson" } else { "application/json; charset=utf-8" };
+    let kind = if lines { "application/x-ndjson" } else { JSON };
     let state = (content, Some(0_u64), true);
     let chunks = stream::unfold(state, move |(content, at, first)| async move {
         let mut at = at?;
@@ -293,8 +301,5 @@ pub async fn extents(
         let next = if ended { None } else { Some(at) };
         Some((Ok::<_, std::convert::Infallible>(Bytes::from(body)), (content, next, first)))
     });
-    Ok(HttpResponse::Ok()
-        .insert_header((CONTENT_TYPE, kind))
-        .insert_header((ETAG, etag))
-        .streaming(chunks))
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).insert_header((ETAG, etag)).streaming(chunks))
 }

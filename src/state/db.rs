@@ -32,7 +32,7 @@ enum Command {
 /// the last one is dropped, or by [`Db::close`].
 ///
 /// Once a call is queued it runs, also when its caller has gone. A panic in a call is that call's error.
-#[derive(Clone)]
+#[derive(Debug, Clone)]
 pub struct Db {
     queue: mpsc::Sender<Command>,
 }
@@ -286,6 +286,7 @@ impl Worker {
 }
 
 fn panic_text(panic: &(dyn Any + Send)) -> String {
-    let text = panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
+    let text =
+        panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").to_owned()
 }

@@ -280,7 +280,9 @@ pub fn forget_sr(db: &Connection, id: SrId) -> rusqlite::Result<()> {
 
 /// How many VDIs an SR holds, snapshots included.
 pub fn count_vdis(db: &Connection, sr: SrId) -> rusqlite::Result<u64> {
-    db.query_row("SELECT count(*) AS n FROM vdis WHERE sr_id = ?1", [sr.to_string()], |row| unsigned(row, "n"))
+    db.query_row("SELECT count(*) AS n FROM vdis WHERE sr_id = ?1", [sr.to_string()], |row| {
+        unsigned(row, "n")
+    })
 }
 
 /// The sum of the virtual sizes of an SR's VDIs, bytes; stops at the largest number there is, as huge sparse
@@ -304,11 +306,7 @@ pub fn find_vdi(db: &Connection, id: VdiId) -> rusqlite::Result<Option<VdiRow>> 
 }
 
 /// A page of VDIs that are snapshots, or that are not, each with what its content tells.
-pub fn vdis(
-    db: &Connection,
-    snapshots: bool,
-    page: Page<'_>,
-) -> rusqlite::Result<Vec<(VdiRow, ContentRow)>> {
+pub fn vdis(db: &Connection, snapshots: bool, page: Page<'_>) -> rusqlite::Result<Vec<(VdiRow, ContentRow)>> {
     let mut rows = Vec::new();
     let mut statement = db.prepare_cached(
         "SELECT * FROM vdis WHERE (snapshot_of IS NOT NULL) = ?1 AND id > ?2 ORDER BY id LIMIT ?3",
@@ -461,8 +459,8 @@ pub fn insert_content(db: &Connection, row: &ContentRow, map: &[u8]) -> rusqlite
 
 /// Marks a content as referred to by nothing, its file now at `file`. False when it is not known.
 pub fn drop_content(db: &Connection, id: ContentId, file: &str) -> rusqlite::Result<bool> {
-    let changed =
-        db.execute("UPDATE contents SET dropped = 1, file = ?2 WHERE id = ?1", params![id.to_string(), file])?;
+    let changed = db
+        .execute("UPDATE contents SET dropped = 1, file = ?2 WHERE id = ?1", params![id.to_string(), file])?;
     Ok(changed == 1)
 }
 
@@ -480,14 +478,18 @@ pub fn delete_content(db: &Connection, id: ContentId) -> rusqlite::Result<()> {
 
 /// All intents of an SR: commits that were not finished.
 pub fn intents_of_sr(db: &Connection, sr: SrId) -> rusqlite::Result<Vec<IntentRow>> {
-    db.prepare_cached("SELECT * FROM intents WHERE sr_id = ?1")?.query_map([sr.to_string()], intent)?.collect()
+    db.prepare_cached("SELECT * FROM intents WHERE sr_id = ?1")?
+        .query_map([sr.to_string()], intent)?
+        .collect()
 }
 
 /// Whether the commit of a content is still to be finished.
 pub fn has_intent(db: &Connection, content: ContentId) -> rusqlite::Result<bool> {
-    db.query_row("SELECT EXISTS (SELECT 1 FROM intents WHERE content_id = ?1)", [content.to_string()], |row| {
-        row.get(0)
-    })
+    db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM intents WHERE content_id = ?1)",
+        [content.to_string()],
+        |row| row.get(0),
+    )
 }
 
 /// Adds an intent.

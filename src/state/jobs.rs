@@ -161,9 +161,7 @@ pub fn unfinished(conn: &Connection) -> Result<Vec<JobRecord>, StateError> {
 /// # Errors
 /// [`StateError`] if the database cannot be read.
 pub fn newest(conn: &Connection, limit: u32, before: Option<&str>) -> Result<Vec<JobRecord>, StateError> {
-    let sql = format!(
-        "SELECT {COLUMNS} FROM jobs WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2"
-    );
+    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2");
     let mut query = conn.prepare(&sql)?;
     let rows = query.query_map((before, limit), from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)

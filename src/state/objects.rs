@@ -39,7 +39,9 @@ pub fn put(conn: &Connection, object: &ObjectDoc) -> Result<(), StateError> {
 /// # Errors
 /// [`StateError`] if the database cannot be read.
 pub fn get(conn: &Connection, id: &str) -> Result<Option<ObjectDoc>, StateError> {
-    Ok(conn.query_row("SELECT id, type, version, doc FROM objects WHERE id = ?1", [id], from_row).optional()?)
+    Ok(conn
+        .query_row("SELECT id, type, version, doc FROM objects WHERE id = ?1", [id], from_row)
+        .optional()?)
 }
 
 /// All objects of a kind, by id.

@@ -113,7 +113,8 @@ impl Checker {
                 Algorithm::Sha256 => sha256.as_ref(),
                 Algorithm::Sha512 => sha512.as_ref(),
             }?;
-            (*found != one.value).then(|| (one.algorithm, STANDARD.encode(&one.value), STANDARD.encode(found)))
+            (*found != one.value)
+                .then(|| (one.algorithm, STANDARD.encode(&one.value), STANDARD.encode(found)))
         })
     }
 }
@@ -135,7 +136,10 @@ mod tests {
         let mut checker = Checker::new(declared(&format!("unixsum=:AAA=:, {EMPTY}")).unwrap());
         checker.update(b"x");
         let (algorithm, expected, found) = checker.mismatch().unwrap();
-        assert_eq!((algorithm, expected.as_str()), (Algorithm::Sha256, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU="));
+        assert_eq!(
+            (algorithm, expected.as_str()),
+            (Algorithm::Sha256, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")
+        );
         assert_eq!(found, "LXEWQrcmsEQBYnyp++6bPHjjNwqNw7TtMaO2XoyRXH8=");
     }
 

@@ -143,13 +143,14 @@ impl ExportDesk {
         let key = (request.user, request.etag.clone());
         loop {
             let cell = Arc::clone(self.transfers().entry(key.clone()).or_default());
-            let transfer = match cell.get_or_try_init(|| self.begin(request, Arc::clone(pin), &key, &cell)).await {
-                Ok(transfer) => Arc::clone(transfer),
-                Err(error) => {
-                    self.remove(&key, &cell);
-                    return Err(error);
-                }
-            };
+            let transfer =
+                match cell.get_or_try_init(|| self.begin(request, Arc::clone(pin), &key, &cell)).await {
+                    Ok(transfer) => Arc::clone(transfer),
+                    Err(error) => {
+                        self.remove(&key, &cell);
+                        return Err(error);
+                    }
+                };
             let mut ledger = transfer.ledger();
             if ledger.ended {
                 drop(ledger);
@@ -179,7 +180,9 @@ impl ExportDesk {
     /// Gives up the transfers of a VDI that nobody reads at the moment; for when it is deleted.
     pub fn release(&self, vdi: VdiId) {
         let transfers = self.transfers();
-        for transfer in transfers.values().filter_map(|cell| cell.get()).filter(|transfer| transfer.vdi == vdi) {
+        for transfer in
+            transfers.values().filter_map(|cell| cell.get()).filter(|transfer| transfer.vdi == vdi)
+        {
             transfer.ledger().released = true;
             transfer.changed.notify_one();
         }

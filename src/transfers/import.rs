@@ -4,7 +4,9 @@
 use std::sync::Arc;
 
 use bytes::Bytes;
-use gantry_actors::{EngineError, EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Progress, TaskProperties};
+use gantry_actors::{
+    EngineError, EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Progress, TaskProperties,
+};
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
@@ -37,6 +39,16 @@ pub enum ImportFormat {
     },
     /// A VHD.
     Vhd,
+}
+
+impl ImportFormat {
+    /// A decoder for a stream in this form, of `length` bytes if that is known.
+    pub fn decoder(self, length: Option<u64>) -> ImageDecoder {
+        match self {
+            Self::Raw { size } => ImageDecoder::Raw(RawDecoder::new(size, length)),
+            Self::Vhd => ImageDecoder::Vhd(StreamDecoder::new(length)),
+        }
+    }
 }
 
 /// What the upload is for.
@@ -349,11 +361,8 @@ impl Intake {
         length: Option<u64>,
         mut pieces: mpsc::Receiver<Feed>,
     ) -> Result<(Staging, Written), ImportError> {
-        let (mut decoder, hint) = match format {
-            ImportFormat::Raw { size } => (ImageDecoder::Raw(RawDecoder::new(size, length)), size.or(length)),
-            ImportFormat::Vhd => (ImageDecoder::Vhd(StreamDecoder::new(length)), None),
-        };
-        let mut target = Target { staging, writer: None, size: hint, checked: 0 };
+        let mut decoder = format.decoder(length);
+        let mut target = Target { staging, writer: None, size: None, checked: 0 };
         loop {
             match pieces.blocking_recv() {
                 _ if self.stop.is_cancelled() => return Err(ImportError::Aborted),

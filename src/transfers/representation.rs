@@ -5,7 +5,7 @@ use std::sync::Arc;
 use sha2::{Digest, Sha256};
 
 use crate::backends::local::OpenContent;
-use crate::formats::vhd::{VhdError, unix_to_vhd_time};
+use crate::formats::vhd::{VhdError, vhd_time};
 use crate::ids::{ContentId, DiskFormat};
 use crate::image::Layout;
 use crate::image::raw_layout::RawLayout;
@@ -87,7 +87,7 @@ pub fn vhd_identity(content: ContentId, created_ms: i64) -> ([u8; 16], u32) {
     // Marked as a custom UUID (RFC 9562, version 8), for tools that look at the bits.
     id[6] = (id[6] & 0x0F) | 0x80;
     id[8] = (id[8] & 0x3F) | 0x80;
-    (id, unix_to_vhd_time(created_ms.div_euclid(1000)))
+    (id, vhd_time(created_ms.div_euclid(1000)))
 }
 
 #[cfg(test)]

@@ -5,7 +5,8 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
 
-use crate::disk::open::{ParentPlaces, open_disk_with};
+use crate::disk::open::open_disk_with;
+use crate::disk::vhd_chain::ParentPlaces;
 use crate::ids::{ContentId, DiskFormat, SrId, VdiId};
 use crate::state::disks::{self, ContentRow, SrRow, VdiRow};
 use crate::state::now_ms;

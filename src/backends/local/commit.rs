@@ -370,8 +370,12 @@ impl LocalStore {
             .await;
         match moved {
             Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "deleted content that is still read could not be moved aside"),
-            Err(error) => tracing::error!(%error, "deleted content that is still read could not be moved aside"),
+            Ok(Err(error)) => {
+                tracing::error!(%error, "deleted content that is still read could not be moved aside")
+            }
+            Err(error) => {
+                tracing::error!(%error, "deleted content that is still read could not be moved aside")
+            }
         }
     }
 
@@ -390,7 +394,8 @@ impl LocalStore {
         let undone = sr.io.run(move || super::recovery::undo_moves(&dir.dir, &moves)).await;
         match undone {
             Ok(Ok(())) => {
-                let removed = self.inner.db.transaction(move |tx| Ok(disks::delete_intent(tx, intent.content)?)).await;
+                let removed =
+                    self.inner.db.transaction(move |tx| Ok(disks::delete_intent(tx, intent.content)?)).await;
                 if let Err(error) = removed {
                     tracing::error!(%error, "an intent could not be removed; the next start does it");
                 }

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::sync::Arc;
 
+use crate::disk::DiskReader;
 use crate::disk::io_pool::IoPool;
 use crate::disk::map::AllocationMap;
-use crate::disk::DiskReader;
 use crate::state::disks::ContentRow;
 
 /// An open content: shared by all who read it at the same time, closed when the last of them leaves.

@@ -51,7 +51,10 @@ impl LocalStore {
                     found.and_then(|doc| serde_json::from_str(&doc.doc).ok()).unwrap_or_default();
                 edit(&mut label);
                 let doc = serde_json::to_string(&label).unwrap_or_default();
-                objects::put(db, &ObjectDoc { id: id.clone(), kind: kind.into(), version: LABEL_VERSION, doc })
+                objects::put(
+                    db,
+                    &ObjectDoc { id: id.clone(), kind: kind.into(), version: LABEL_VERSION, doc },
+                )
             })
             .await?;
         Ok(())

@@ -21,7 +21,8 @@ use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 use crate::disk::io_pool::IoPool;
 use crate::disk::map::AllocationMap;
-use crate::disk::open::{ParentPlaces, open_disk_with};
+use crate::disk::open::open_disk_with;
+use crate::disk::vhd_chain::ParentPlaces;
 use crate::ids::{ContentId, DiskFormat, HostId, PoolId, SrId, VdiId};
 use crate::state::disks::{self, ContentRow, SrRow, VdiRow};
 use crate::state::{Db, StateError, meta, now_ms};
@@ -179,7 +180,11 @@ impl LocalStore {
                     }
                 });
             })
-            .map_err(|source| sr_dir::SrDirError::Io { action: "starting a thread for", path: "caretaker".into(), source })?;
+            .map_err(|source| sr_dir::SrDirError::Io {
+                action: "starting a thread for",
+                path: "caretaker".into(),
+                source,
+            })?;
         Ok(store)
     }
 
@@ -473,4 +478,3 @@ fn site(db: &Db, data: &Path, options: &LocalOptions) -> Result<Site, LocalError
         Ok(fresh)
     })?)
 }
-

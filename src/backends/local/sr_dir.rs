@@ -132,13 +132,20 @@ impl SrDir {
     /// [`SrDirError::Locked`] when another server has it.
     pub fn take(path: &Path, read_only: bool) -> Result<Self, SrDirError> {
         if read_only {
-            fs::read_dir(path).map_err(|source| SrDirError::Io { action: "reading", path: path.into(), source })?;
+            fs::read_dir(path).map_err(|source| SrDirError::Io {
+                action: "reading",
+                path: path.into(),
+                source,
+            })?;
             return Ok(Self { path: path.into(), read_only, _lock: lock_shared_directory(path)? });
         }
         let own = path.join(".gantry");
         for folder in [path.to_path_buf(), own.clone(), own.join("work"), own.join("pinned")] {
-            fs::create_dir_all(&folder)
-                .map_err(|source| SrDirError::Io { action: "making folder", path: folder, source })?;
+            fs::create_dir_all(&folder).map_err(|source| SrDirError::Io {
+                action: "making folder",
+                path: folder,
+                source,
+            })?;
         }
         let name = own.join("lock");
         let lock = OpenOptions::new()
@@ -255,15 +262,21 @@ impl SrDir {
     pub fn sync_folder_of(&self, relative: &str) -> Result<(), SrDirError> {
         let path = self.file(relative);
         let folder = path.parent().unwrap_or(&self.path);
-        File::open(folder)
-            .and_then(|folder| folder.sync_all())
-            .map_err(|source| SrDirError::Io { action: "syncing folder", path: folder.into(), source })
+        File::open(folder).and_then(|folder| folder.sync_all()).map_err(|source| SrDirError::Io {
+            action: "syncing folder",
+            path: folder.into(),
+            source,
+        })
     }
 
     /// Gives a file another name in the directory; both names are relative.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), SrDirError> {
         let from = self.file(from);
-        fs::rename(&from, self.file(to)).map_err(|source| SrDirError::Io { action: "renaming", path: from, source })
+        fs::rename(&from, self.file(to)).map_err(|source| SrDirError::Io {
+            action: "renaming",
+            path: from,
+            source,
+        })
     }
 
     /// Gives a file a second name in the directory, so that it stays when its first one is taken by another
