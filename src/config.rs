@@ -321,6 +321,13 @@ impl Config {
     /// The directory in which an SR may be placed that lies at `path`, if any root holds it. Both are compared
     /// as they are written: the caller resolves links and `..` first.
     pub fn sr_root_of(&self, path: &Path) -> Option<&Path> {
-        self.storage.sr_roots.iter().map(PathBuf::as_path).find(|root| path.starts_with(root) && path != *root)
+        self.storage
+            .sr_roots
+            .iter()
+            .map(PathBuf::as_path)
+            .find(|root| path.starts_with(root) && path != *root)
     }
 }
+
+#[cfg(test)]
+mod tests;

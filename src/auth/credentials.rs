@@ -30,7 +30,9 @@ impl fmt::Debug for Credentials {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Token(_) => f.write_str("Token(…)"),
-            Self::Password { user, .. } => f.debug_struct("Password").field("user", user).finish_non_exhaustive(),
+            Self::Password { user, .. } => {
+                f.debug_struct("Password").field("user", user).finish_non_exhaustive()
+            }
         }
     }
 }
@@ -70,7 +72,9 @@ pub fn credentials_from<'a>(
 /// The value of `authenticationToken`, else that of `token`. The first of its name wins.
 fn token_cookie<'a>(cookies: impl IntoIterator<Item = &'a str>) -> Option<&'a str> {
     let mut fallback = None;
-    for (name, value) in cookies.into_iter().flat_map(|header| header.split(';')).filter_map(|pair| pair.split_once('=')) {
+    for (name, value) in
+        cookies.into_iter().flat_map(|header| header.split(';')).filter_map(|pair| pair.split_once('='))
+    {
         let value = value.trim();
         let value = value.strip_prefix('"').and_then(|inner| inner.strip_suffix('"')).unwrap_or(value);
         match name.trim() {

@@ -24,16 +24,17 @@ impl AdminPasswordSource {
     /// From this process's environment. A variable that is set to nothing counts as not set.
     pub fn from_env() -> Self {
         let set = |name| std::env::var_os(name).filter(|value| !value.is_empty());
-        Self { password: set("GANTRY_ADMIN_PASSWORD"), file: set("GANTRY_ADMIN_PASSWORD_FILE").map(PathBuf::from) }
+        Self {
+            password: set("GANTRY_ADMIN_PASSWORD"),
+            file: set("GANTRY_ADMIN_PASSWORD_FILE").map(PathBuf::from),
+        }
     }
 
     /// The password that was given, if one was.
     async fn read(&self) -> Result<Option<String>, AccountError> {
         if let Some(password) = &self.password {
             let text = password.to_str().map(str::to_owned);
-            return text
-                .map(Some)
-                .ok_or(AccountError::PasswordNotText { place: "GANTRY_ADMIN_PASSWORD" });
+            return text.map(Some).ok_or(AccountError::PasswordNotText { place: "GANTRY_ADMIN_PASSWORD" });
         }
         let Some(path) = &self.file else { return Ok(None) };
         let bytes = read_short(path.clone()).await?;
@@ -152,3 +153,6 @@ fn keep(path: &Path, password: &str) -> std::io::Result<()> {
     writeln!(file, "{password}")?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

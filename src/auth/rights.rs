@@ -136,7 +136,8 @@ impl Principal {
     /// where it lies, if it does).
     pub fn sees(&self, object: &str, sr: Option<&str>) -> bool {
         let Some(token) = self.token.as_ref().filter(|_| self.is_limited()) else { return true };
-        let listed = |list: &Option<BTreeSet<String>>, id: &str| list.as_ref().is_some_and(|ids| ids.contains(id));
+        let listed =
+            |list: &Option<BTreeSet<String>>, id: &str| list.as_ref().is_some_and(|ids| ids.contains(id));
         listed(&token.objects, object)
             || listed(&token.srs, object)
             || sr.is_some_and(|sr| listed(&token.srs, sr))
@@ -148,7 +149,7 @@ mod tests {
     use super::*;
     use crate::state::tokens::SecretHash;
 
-    pub(crate) fn token(scope: Option<&[Scope]>, objects: Option<&[&str]>, srs: Option<&[&str]>) -> TokenRecord {
+    fn token(scope: Option<&[Scope]>, objects: Option<&[&str]>, srs: Option<&[&str]>) -> TokenRecord {
         let ids = |list: &[&str]| list.iter().map(ToString::to_string).collect();
         let id = SecretHash::of("x").id();
         TokenRecord {
@@ -180,10 +181,7 @@ mod tests {
     #[test]
     fn each_role_holds_what_the_table_of_roles_says() {
         assert_eq!(held(&principal(Role::Viewer, None)), ["read"]);
-        assert_eq!(
-            held(&principal(Role::Operator, None)),
-            ["read", "export", "import", "change", "control"]
-        );
+        assert_eq!(held(&principal(Role::Operator, None)), ["read", "export", "import", "change", "control"]);
         assert_eq!(held(&principal(Role::Admin, None)).len(), ALL.len());
         assert_eq!(Role::Admin.permission(), "admin");
         assert_eq!(Role::Operator.permission(), "none");

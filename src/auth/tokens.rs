@@ -45,7 +45,9 @@ pub enum TokenError {
     #[error("expiresIn: {0}")]
     Form(#[from] BadValue),
     /// Too short or too long.
-    #[error("expiresIn: {found_ms} ms is not between a minute and half a year ({MIN_VALIDITY_MS}..={MAX_VALIDITY_MS} ms)")]
+    #[error(
+        "expiresIn: {found_ms} ms is not between a minute and half a year ({MIN_VALIDITY_MS}..={MAX_VALIDITY_MS} ms)"
+    )]
     Validity {
         /// What was asked for, in milliseconds.
         found_ms: i64,
@@ -200,11 +202,7 @@ pub async fn create_token(
 ///
 /// # Errors
 /// [`StateError`] if the database cannot be written.
-pub async fn revoke_token(
-    db: &Db,
-    user: Option<UserId>,
-    id: TokenId,
-) -> Result<Option<TokenId>, StateError> {
+pub async fn revoke_token(db: &Db, user: Option<UserId>, id: TokenId) -> Result<Option<TokenId>, StateError> {
     db.transaction(move |transaction| {
         let found = tokens::get(transaction, id)?;
         let Some(token) = found.filter(|token| user.is_none_or(|user| user == token.user)) else {
@@ -340,3 +338,6 @@ fn not_stronger(token: &TokenRecord, maker: &TokenRecord) -> Result<(), TokenErr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

@@ -130,12 +130,12 @@ pub fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), AccessError> {
             };
             print(out, &text)
         }),
-        TokenCommand::Revoke { id, data } => with_state(data, async |access| {
-            match revoke_token(&access.db, None, *id).await? {
+        TokenCommand::Revoke { id, data } => {
+            with_state(data, async |access| match revoke_token(&access.db, None, *id).await? {
                 Some(_) => Ok(()),
                 None => Err(AccessError::NoSuchToken { id: *id }),
-            }
-        }),
+            })
+        }
     }
 }
 
@@ -195,3 +195,6 @@ fn limits(token: &TokenRecord) -> String {
     let parts: Vec<_> = scope.into_iter().chain(objects).chain(srs).collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(" ") }
 }
+
+#[cfg(test)]
+mod tests;

@@ -207,9 +207,9 @@ pub(super) fn print(out: &mut dyn Write, text: &str) -> Result<(), AccessError> 
 /// A table with aligned columns; characters that could change the terminal are left out.
 pub(super) fn table<const N: usize>(head: [&str; N], rows: impl IntoIterator<Item = [String; N]>) -> String {
     let mut lines: Vec<[String; N]> = vec![head.map(str::to_owned)];
-    lines.extend(rows.into_iter().map(|row| {
-        row.map(|cell| cell.chars().filter(|c| !c.is_control()).collect())
-    }));
+    lines.extend(
+        rows.into_iter().map(|row| row.map(|cell| cell.chars().filter(|c| !c.is_control()).collect())),
+    );
     let mut widths = [0; N];
     for line in &lines {
         for (width, cell) in widths.iter_mut().zip(line) {
@@ -237,6 +237,15 @@ pub(super) fn shown_time(ms: i64) -> String {
 /// # Errors
 /// [`AccessError`], with its exit code.
 pub fn run(args: &UserArgs, out: &mut dyn Write) -> Result<(), AccessError> {
+    execute(args, new_password, out)
+}
+
+/// The command, with a place to get passwords from (told whether `--password-stdin` was given).
+fn execute(
+    args: &UserArgs,
+    new_password: impl FnOnce(bool) -> Result<NewPassword, AccessError>,
+    out: &mut dyn Write,
+) -> Result<(), AccessError> {
     match &args.command {
         UserCommand::Add { name, role, password_stdin, data } => {
             let password = new_password(*password_stdin)?;
@@ -274,9 +283,9 @@ pub fn run(args: &UserArgs, out: &mut dyn Write) -> Result<(), AccessError> {
                     .collect();
                 serde_json::to_string_pretty(&users)? + "\n"
             } else {
-                let rows = users
-                    .into_iter()
-                    .map(|user| [user.name, user.role.to_string(), shown_time(user.created_ms), user.id.to_string()]);
+                let rows = users.into_iter().map(|user| {
+                    [user.name, user.role.to_string(), shown_time(user.created_ms), user.id.to_string()]
+                });
                 table(["NAME", "ROLE", "CREATED", "ID"], rows)
             };
             print(out, &text)
@@ -360,3 +369,6 @@ fn ask(prompt: &str) -> Result<String, AccessError> {
     read.map_err(AccessError::Input)?;
     password_line(line.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

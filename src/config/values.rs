@@ -410,7 +410,9 @@ mod tests {
         ] {
             assert_eq!(parse_duration(text), Ok(Duration::from_millis(millis)), "{text}");
         }
-        for text in ["", "10", "s", "-1s", "1.s", "1..5s", "1e3s", "10 parsecs", "99999999999999d", "１s", "1.5.5h"] {
+        for text in
+            ["", "10", "s", "-1s", "1.s", "1..5s", "1e3s", "10 parsecs", "99999999999999d", "１s", "1.5.5h"]
+        {
             assert!(parse_duration(text).is_err(), "{text}");
         }
     }

@@ -253,7 +253,11 @@ pub fn insert(conn: &Connection, hash: &SecretHash, token: &TokenRecord) -> Resu
 ///
 /// # Errors
 /// [`StateError`] if the database cannot be read.
-pub fn by_secret(conn: &Connection, hash: &SecretHash, now_ms: i64) -> Result<Option<TokenRecord>, StateError> {
+pub fn by_secret(
+    conn: &Connection,
+    hash: &SecretHash,
+    now_ms: i64,
+) -> Result<Option<TokenRecord>, StateError> {
     let sql = format!("SELECT {COLUMNS} FROM tokens WHERE public_id = ?1 AND expires_ms > ?2");
     let found = conn
         .query_row(&sql, (hash.id().to_string(), now_ms), |row| {
@@ -305,7 +309,9 @@ pub fn of_client(
          WHERE user_id = ?1 AND client_id = ?2 AND expires_ms > ?3 AND NOT superseded
          ORDER BY created_ms DESC LIMIT 1"
     );
-    conn.query_row(&sql, (user.to_string(), client_id, now_ms), |row| Ok(from_row(row))).optional()?.transpose()
+    conn.query_row(&sql, (user.to_string(), client_id, now_ms), |row| Ok(from_row(row)))
+        .optional()?
+        .transpose()
 }
 
 /// Marks a token as renewed: from `until_ms` on, or from when it expires anyway, its secret is worth nothing.
@@ -337,9 +343,8 @@ pub fn delete_of_user(
     user: UserId,
     except: Option<TokenId>,
 ) -> Result<BTreeSet<TokenId>, StateError> {
-    let mut query = conn.prepare(
-        "DELETE FROM tokens WHERE user_id = ?1 AND (?2 IS NULL OR family <> ?2) RETURNING family",
-    )?;
+    let mut query = conn
+        .prepare("DELETE FROM tokens WHERE user_id = ?1 AND (?2 IS NULL OR family <> ?2) RETURNING family")?;
     let rows = query.query_map((user.to_string(), except.map(|family| family.to_string())), |row| {
         row.get::<_, String>(0)
     })?;
@@ -388,3 +393,6 @@ pub fn is_revoked(conn: &Connection, family: TokenId) -> Result<bool, StateError
         |row| row.get(0),
     )?)
 }
+
+#[cfg(test)]
+mod tests;
