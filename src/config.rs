@@ -328,3 +328,6 @@ impl Config {
             .find(|root| path.starts_with(root) && path != *root)
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -309,3 +309,6 @@ pub(super) async fn new_user(
         created_ms: now_ms(),
     })
 }
+
+#[cfg(test)]
+mod tests;

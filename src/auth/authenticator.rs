@@ -131,3 +131,6 @@ impl Authenticator {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -153,3 +153,6 @@ fn keep(path: &Path, password: &str) -> std::io::Result<()> {
     writeln!(file, "{password}")?;
     file.sync_all()
 }
+
+#[cfg(test)]
+mod tests;

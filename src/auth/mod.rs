@@ -10,6 +10,9 @@ mod rights;
 mod throttle;
 mod tokens;
 
+#[cfg(test)]
+mod test_support;
+
 pub use accounts::{AccountError, Accounts, KeepTokens, UserName, random_password};
 pub use authenticator::{AuthError, Authenticator};
 pub use credentials::{CredentialProblem, Credentials, credentials_from};

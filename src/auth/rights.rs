@@ -149,11 +149,7 @@ mod tests {
     use super::*;
     use crate::state::tokens::SecretHash;
 
-    pub(crate) fn token(
-        scope: Option<&[Scope]>,
-        objects: Option<&[&str]>,
-        srs: Option<&[&str]>,
-    ) -> TokenRecord {
+    fn token(scope: Option<&[Scope]>, objects: Option<&[&str]>, srs: Option<&[&str]>) -> TokenRecord {
         let ids = |list: &[&str]| list.iter().map(ToString::to_string).collect();
         let id = SecretHash::of("x").id();
         TokenRecord {

@@ -338,3 +338,6 @@ fn not_stronger(token: &TokenRecord, maker: &TokenRecord) -> Result<(), TokenErr
     }
     Ok(())
 }
+
+#[cfg(test)]
+mod tests;

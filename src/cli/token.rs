@@ -195,3 +195,6 @@ fn limits(token: &TokenRecord) -> String {
     let parts: Vec<_> = scope.into_iter().chain(objects).chain(srs).collect();
     if parts.is_empty() { "-".to_owned() } else { parts.join(" ") }
 }
+
+#[cfg(test)]
+mod tests;

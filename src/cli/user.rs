@@ -237,6 +237,15 @@ pub(super) fn shown_time(ms: i64) -> String {
 /// # Errors
 /// [`AccessError`], with its exit code.
 pub fn run(args: &UserArgs, out: &mut dyn Write) -> Result<(), AccessError> {
+    execute(args, new_password, out)
+}
+
+/// The command, with a place to get passwords from (told whether `--password-stdin` was given).
+fn execute(
+    args: &UserArgs,
+    new_password: impl FnOnce(bool) -> Result<NewPassword, AccessError>,
+    out: &mut dyn Write,
+) -> Result<(), AccessError> {
     match &args.command {
         UserCommand::Add { name, role, password_stdin, data } => {
             let password = new_password(*password_stdin)?;
@@ -360,3 +369,6 @@ fn ask(prompt: &str) -> Result<String, AccessError> {
     read.map_err(AccessError::Input)?;
     password_line(line.as_bytes())
 }
+
+#[cfg(test)]
+mod tests;

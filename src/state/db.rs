@@ -290,3 +290,15 @@ fn panic_text(panic: &(dyn Any + Send)) -> String {
         panic.downcast_ref::<&str>().copied().or_else(|| panic.downcast_ref::<String>().map(String::as_str));
     text.unwrap_or("no message").to_owned()
 }
+
+/// A database of the current version for tests of the repositories.
+#[cfg(test)]
+pub(super) fn memory() -> Connection {
+    let mut conn = Connection::open_in_memory().unwrap();
+    conn.pragma_update(None, "foreign_keys", true).unwrap();
+    migrations::migrate(&mut conn, Path::new(":memory:"), MIGRATIONS).unwrap();
+    conn
+}
+
+#[cfg(test)]
+mod tests;

@@ -203,3 +203,104 @@ pub fn retain(conn: &Connection, keep: u32, ended_since_ms: i64) -> Result<usize
         (ended_since_ms, keep),
     )?)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::db::memory;
+
+    fn job(id: &str) -> JobRecord {
+        JobRecord {
+            id: id.to_owned(),
+            kind: "something of a later version".to_owned(),
+            spec_version: 9,
+            spec: "{ \"z\": 1, \"a\": [1,2] }".to_owned(),
+            owner: Some("bob".to_owned()),
+            parent: None,
+            idempotency_key: None,
+            attempt: 1,
+            epoch: 1,
+            node: Some("here".to_owned()),
+            claims: "[]".to_owned(),
+            state: "dreaming".to_owned(),
+            reason: None,
+            outcome: None,
+            created_ms: 1,
+            started_ms: Some(2),
+            updated_ms: 3,
+            ended_ms: None,
+        }
+    }
+
+    fn ended(id: &str, ended_ms: i64) -> JobRecord {
+        JobRecord { ended_ms: Some(ended_ms), outcome: Some("{}".to_owned()), ..job(id) }
+    }
+
+    fn ids(jobs: &[JobRecord]) -> Vec<&str> {
+        jobs.iter().map(|job| job.id.as_str()).collect()
+    }
+
+    #[test]
+    fn a_record_of_an_unknown_kind_and_state_is_kept_as_it_is() {
+        let conn = memory();
+        let record = job("a1");
+        assert!(put(&conn, &record).unwrap());
+        assert_eq!(get(&conn, "a1").unwrap(), Some(record.clone()));
+        assert_eq!(unfinished(&conn).unwrap(), [record]);
+        assert_eq!(get(&conn, "a2").unwrap(), None);
+    }
+
+    #[test]
+    fn a_runner_of_an_older_epoch_can_no_longer_write() {
+        let conn = memory();
+        let old = job("a1");
+        put(&conn, &old).unwrap();
+        let new = JobRecord { epoch: 2, attempt: 2, state: "running".to_owned(), ..old.clone() };
+        assert!(put(&conn, &new).unwrap());
+        assert!(!put(&conn, &JobRecord { state: "success".to_owned(), ..old }).unwrap());
+        assert_eq!(get(&conn, "a1").unwrap(), Some(new.clone()));
+        let end = JobRecord { ended_ms: Some(9), ..new };
+        assert!(put(&conn, &end).unwrap());
+        assert_eq!(unfinished(&conn).unwrap(), []);
+    }
+
+    #[test]
+    fn the_newest_come_first_and_pages_do_not_overlap() {
+        let conn = memory();
+        for id in ["a1", "a3", "a2", "a4"] {
+            put(&conn, &job(id)).unwrap();
+        }
+        let first = newest(&conn, 3, None).unwrap();
+        assert_eq!(ids(&first), ["a4", "a3", "a2"]);
+        assert_eq!(ids(&newest(&conn, 3, Some("a2")).unwrap()), ["a1"]);
+        assert_eq!(ids(&unfinished(&conn).unwrap()), ["a1", "a2", "a3", "a4"]);
+    }
+
+    #[test]
+    fn a_request_is_found_by_its_owners_key_while_it_is_young() {
+        let conn = memory();
+        let keyed =
+            |id: &str, created_ms| JobRecord { idempotency_key: Some("k".to_owned()), created_ms, ..job(id) };
+        put(&conn, &keyed("a1", 10)).unwrap();
+        put(&conn, &keyed("a2", 20)).unwrap();
+        let found = |owner, since| by_idempotency_key(&conn, owner, "k", since).unwrap().map(|job| job.id);
+        assert_eq!(found("bob", 0).as_deref(), Some("a2"));
+        assert_eq!(found("bob", 21), None);
+        assert_eq!(found("eve", 0), None);
+    }
+
+    #[test]
+    fn retention_goes_by_count_and_age_and_never_takes_what_still_runs() {
+        let conn = memory();
+        put(&conn, &job("a0")).unwrap();
+        for (id, end) in [("a1", 50), ("a2", 20), ("a3", 30), ("a4", 10)] {
+            put(&conn, &ended(id, end)).unwrap();
+        }
+        assert_eq!(retain(&conn, 10, 15).unwrap(), 1);
+        assert_eq!(ids(&newest(&conn, 10, None).unwrap()), ["a3", "a2", "a1", "a0"]);
+        assert_eq!(retain(&conn, 2, 0).unwrap(), 1);
+        assert_eq!(ids(&newest(&conn, 10, None).unwrap()), ["a3", "a1", "a0"]);
+        assert_eq!(retain(&conn, 0, 0).unwrap(), 2);
+        assert!(delete(&conn, "a0").unwrap() && !delete(&conn, "a0").unwrap());
+    }
+}

@@ -32,3 +32,20 @@ pub fn set(conn: &Connection, key: &str, value: &str) -> Result<(), StateError> 
 pub fn delete(conn: &Connection, key: &str) -> Result<bool, StateError> {
     Ok(conn.execute("DELETE FROM meta WHERE key = ?1", [key])? > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::db::memory;
+
+    #[test]
+    fn a_key_has_the_value_that_was_set_last() {
+        let conn = memory();
+        assert_eq!(get(&conn, "a").unwrap(), None);
+        set(&conn, "a", "1").unwrap();
+        set(&conn, "a", "2").unwrap();
+        assert_eq!(get(&conn, "a").unwrap().as_deref(), Some("2"));
+        assert!(delete(&conn, "a").unwrap());
+        assert!(!delete(&conn, "a").unwrap());
+    }
+}

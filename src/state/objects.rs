@@ -61,3 +61,29 @@ pub fn list(conn: &Connection, kind: &str) -> Result<Vec<ObjectDoc>, StateError>
 pub fn delete(conn: &Connection, id: &str) -> Result<bool, StateError> {
     Ok(conn.execute("DELETE FROM objects WHERE id = ?1", [id])? > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::db::memory;
+
+    #[test]
+    fn documents_are_kept_as_they_are_and_listed_by_kind() {
+        let conn = memory();
+        let object = |id: &str, kind: &str, doc: &str| ObjectDoc {
+            id: id.to_owned(),
+            kind: kind.to_owned(),
+            version: 1,
+            doc: doc.to_owned(),
+        };
+        let (pool, host) = (object("p", "pool", "{ \"b\":1, \"a\" : 2 }"), object("h", "host", "{}"));
+        put(&conn, &pool).unwrap();
+        put(&conn, &host).unwrap();
+        assert_eq!(get(&conn, "p").unwrap(), Some(pool.clone()));
+        let changed = ObjectDoc { version: 2, doc: "[]".to_owned(), ..pool };
+        put(&conn, &changed).unwrap();
+        assert_eq!(list(&conn, "pool").unwrap(), [changed]);
+        assert!(delete(&conn, "h").unwrap() && !delete(&conn, "h").unwrap());
+        assert_eq!(list(&conn, "host").unwrap(), []);
+    }
+}

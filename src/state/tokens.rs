@@ -393,3 +393,6 @@ pub fn is_revoked(conn: &Connection, family: TokenId) -> Result<bool, StateError
         |row| row.get(0),
     )?)
 }
+
+#[cfg(test)]
+mod tests;

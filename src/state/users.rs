@@ -176,3 +176,66 @@ pub fn set_role(conn: &Connection, id: UserId, role: Role) -> Result<bool, State
 pub fn delete(conn: &Connection, id: UserId) -> Result<bool, StateError> {
     Ok(conn.execute("DELETE FROM users WHERE id = ?1", [id.to_string()])? > 0)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::state::db::memory;
+
+    fn user(name: &str, role: Role) -> User {
+        User {
+            id: UserId::random(),
+            name: name.to_owned(),
+            role,
+            password_hash: "$x".to_owned(),
+            created_ms: 1,
+        }
+    }
+
+    #[test]
+    fn a_user_is_found_by_id_and_by_name_and_a_name_is_given_once() {
+        let conn = memory();
+        assert!(is_empty(&conn).unwrap());
+        let (bob, other) = (user("bob", Role::Operator), user("bob", Role::Admin));
+        assert!(insert(&conn, &bob).unwrap());
+        assert!(!insert(&conn, &other).unwrap());
+        assert!(!is_empty(&conn).unwrap());
+        assert_eq!(get(&conn, bob.id).unwrap(), Some(bob.clone()));
+        assert_eq!(by_name(&conn, "bob").unwrap(), Some(bob));
+        assert_eq!(by_name(&conn, "Bob").unwrap(), None);
+        assert_eq!(get(&conn, other.id).unwrap(), None);
+    }
+
+    #[test]
+    fn changes_are_stored_and_users_listed_by_name() {
+        let conn = memory();
+        let (zoe, bob) = (user("zoe", Role::Admin), user("bob", Role::Viewer));
+        insert(&conn, &zoe).unwrap();
+        insert(&conn, &bob).unwrap();
+        assert!(!others_have_role(&conn, Role::Admin, zoe.id).unwrap());
+        assert!(set_role(&conn, bob.id, Role::Admin).unwrap());
+        assert!(others_have_role(&conn, Role::Admin, zoe.id).unwrap());
+        assert!(set_password_hash(&conn, bob.id, "$y").unwrap());
+        let names: Vec<_> =
+            list(&conn).unwrap().into_iter().map(|user| (user.name, user.role, user.password_hash)).collect();
+        let expected = [("bob", Role::Admin, "$y"), ("zoe", Role::Admin, "$x")];
+        assert_eq!(names, expected.map(|(name, role, hash)| (name.to_owned(), role, hash.to_owned())));
+        assert!(delete(&conn, bob.id).unwrap() && !delete(&conn, bob.id).unwrap());
+        assert!(!set_role(&conn, bob.id, Role::Admin).unwrap());
+    }
+
+    #[test]
+    fn a_role_that_this_version_does_not_know_is_an_error_and_no_role() {
+        let conn = memory();
+        let bob = user("bob", Role::Viewer);
+        insert(&conn, &bob).unwrap();
+        conn.execute("UPDATE users SET role = 'emperor'", []).unwrap();
+        let error = get(&conn, bob.id).unwrap_err();
+        assert!(matches!(error, StateError::Corrupt { what: "users.role", .. }), "{error}");
+    }
+
+    #[test]
+    fn the_password_hash_is_not_shown() {
+        assert!(!format!("{:?}", user("bob", Role::Viewer)).contains("$x"));
+    }
+}
