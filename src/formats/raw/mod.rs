@@ -171,7 +171,7 @@ impl RawDecoder {
 fn check_size(size: u64) -> Result<(), RawError> {
     match size {
         0 => Err(RawError::Empty),
-        _ if size % 512 != 0 => Err(RawError::Unaligned { offset: size / 512 * 512, found: size }),
+        _ if !size.is_multiple_of(512) => Err(RawError::Unaligned { offset: size / 512 * 512, found: size }),
         _ => Ok(()),
     }
 }
