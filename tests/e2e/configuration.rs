@@ -134,6 +134,8 @@ fn the_example_configuration_is_one() {
         })
         .flat_map(|line| [line, "\n"])
         .collect();
+    let output = printed(&uncommented, &[], &[]);
+    assert_eq!(output.status.code(), Some(0), "every option in it is one: {output:?}");
     let example: toml::Table = uncommented.parse().expect("TOML");
     for (section, options) in &defaults {
         match options.as_table() {
