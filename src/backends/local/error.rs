@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
-use crate::disk::map::MapError;
+use crate::disk::map_blob::MapError;
 use crate::ids::{ContentId, SrId, VdiId};
 use crate::state::StateError;
 
