@@ -1,5 +1,6 @@
 //! The command line: one module per command.
 
+pub mod check;
 pub mod serve;
 pub mod token;
 pub mod user;
@@ -21,6 +22,8 @@ pub struct Cli {
 enum Command {
     /// Run the service
     Serve(serve::ServeArgs),
+    /// Read an image and say what is in it and what is wrong with it
+    Check(check::CheckArgs),
     /// Add, change and remove users
     User(user::UserArgs),
     /// Create, list and revoke tokens
@@ -31,6 +34,7 @@ enum Command {
 pub fn run(cli: Cli) -> u8 {
     match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Check(args) => check::run(&args),
         Command::User(args) => finish(user::run(&args, &mut std::io::stdout().lock())),
         Command::Token(args) => finish(token::run(&args, &mut std::io::stdout().lock())),
     }

@@ -203,7 +203,7 @@ impl Inventory {
             .call(move |db| {
                 let Some(row) = disks::find_vdi(db, id)? else { return Ok(None) };
                 let content = disks::find_content(db, row.content)?;
-                let chain = disks::chain_bytes(db, row.content)?;
+                let chain = disks::chain(db, row.content)?;
                 let snapshots = disks::snapshots_of(db, id)?;
                 Ok(content.map(|content| (row, content, chain, snapshots)))
             })
@@ -213,7 +213,7 @@ impl Inventory {
             return Ok(None);
         }
         let missing = self.store.sr(row.sr).map_or(true, |sr| sr.is_missing(content.id));
-        Ok(Some(objects::vdi(&row, &content, chain, &snapshots, missing, self.store.site())))
+        Ok(Some(objects::vdi(&row, &content, &chain, &snapshots, missing, self.store.site())))
     }
 
     async fn vdis(&self, snapshots: bool, after: &str, rows: u32) -> Result<Vec<Value>, LocalError> {
@@ -224,16 +224,16 @@ impl Inventory {
             .call(move |db| {
                 let mut page = Vec::new();
                 for (row, content) in disks::vdis(db, snapshots, Page { after: &after, rows })? {
-                    let chain = disks::chain_bytes(db, content.id)?;
+                    let chain = disks::chain(db, content.id)?;
                     let of_it = disks::snapshots_of(db, row.id)?;
                     page.push((row, content, chain, of_it));
                 }
                 Ok(page)
             })
             .await?;
-        let shape = |(row, content, chain, of_it): (disks::VdiRow, disks::ContentRow, u64, Vec<VdiId>)| {
+        let shape = |(row, content, chain, of_it): (disks::VdiRow, disks::ContentRow, disks::Chain, Vec<VdiId>)| {
             let missing = self.store.sr(row.sr).map_or(true, |sr| sr.is_missing(content.id));
-            objects::vdi(&row, &content, chain, &of_it, missing, self.store.site())
+            objects::vdi(&row, &content, &chain, &of_it, missing, self.store.site())
         };
         Ok(page.into_iter().map(shape).collect())
     }

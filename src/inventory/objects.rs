@@ -5,7 +5,7 @@ use serde_json::{Map, Value, json};
 
 use crate::backends::local::{Label, Site, Space};
 use crate::ids::VdiId;
-use crate::state::disks::{ContentRow, SrRow, VdiRow};
+use crate::state::disks::{Chain, ContentRow, SrRow, VdiRow};
 
 /// The id of an object.
 pub fn id_of(object: &Value) -> &str {
@@ -31,7 +31,7 @@ pub fn with_reference(mut object: Value, id: &str, kind: &str, site: Site) -> Va
 pub fn vdi(
     row: &VdiRow,
     content: &ContentRow,
-    chain_bytes: u64,
+    chain: &Chain,
     snapshots: &[VdiId],
     missing: bool,
     site: Site,
@@ -59,9 +59,12 @@ pub fn vdi(
                 members.insert("snapshot_time".into(), at.unwrap_or(row.created_ms).div_euclid(1000).into());
             }
             (None, _) => {
-                members.insert("chainPhysicalUsage".into(), chain_bytes.into());
+                members.insert("chainPhysicalUsage".into(), chain.physical_bytes.into());
             }
         }
+    }
+    if let (Some(parent), Some(members)) = (&chain.parent, object.as_object_mut()) {
+        members.insert("parent".into(), parent.clone().into());
     }
     let kind = if row.snapshot_of.is_some() { "VDI-snapshot" } else { "VDI" };
     with_reference(object, &row.id.to_string(), kind, site)
@@ -151,7 +154,8 @@ mod tests {
             created_ms: 0,
             dropped: false,
         };
-        let object = vdi(&row, &content, 4096, &[], false, site);
+        let chain = Chain { physical_bytes: 4096, parent: None };
+        let object = vdi(&row, &content, &chain, &[], false, site);
         for member in [
             "id",
             "type",
@@ -177,7 +181,7 @@ mod tests {
             assert!(object.get(member).is_some(), "{member}");
         }
         let snapshot = VdiRow { snapshot_of: Some(VdiId::random()), ..row };
-        let object = vdi(&snapshot, &content, 4096, &[], false, site);
+        let object = vdi(&snapshot, &content, &chain, &[], false, site);
         assert_eq!(object["type"], "VDI-snapshot");
         assert_eq!(object["snapshot_time"], 1_700_000_000);
         assert!(object.get("chainPhysicalUsage").is_none());

@@ -233,8 +233,7 @@ fn read(kind: &str, bytes: &[u8]) -> Result<Params, ApiError> {
                 .map_err(|error| ApiError::MalformedBody(format!("the body is not valid JSON: {error}")))?;
             match value {
                 Value::Object(members) => Ok(Params { members, from_form: false }),
-                Value::Null => Ok(Params::default()),
-                _ => Err(ApiError::MalformedBody("the body must be a JSON object".into())),
+                other => Err(ApiError::invalid("body", "invalid object", Some(other))),
             }
         }
         "application/x-www-form-urlencoded" => {
@@ -293,6 +292,7 @@ mod tests {
         assert!(read("text/plain", b"size=5").unwrap().nothing_else().is_ok());
         assert!(read("application/json", b"{").is_err());
         assert!(read("application/json", b"[]").is_err());
+        assert!(read("application/json", b"null").is_err());
     }
 
     #[test]

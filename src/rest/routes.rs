@@ -2,7 +2,8 @@
 //! authentication, never 405.
 
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, Resource, web};
+use actix_web::guard;
+use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::ids::DiskFormat;
 use crate::inventory::Collection;
@@ -21,18 +22,23 @@ type Service = web::Data<App>;
 /// Adds all routes.
 pub fn add(config: &mut web::ServiceConfig) {
     config
-        .service(public_resource("/ping").route(web::get().to(public::ping)))
-        .service(public_resource("/health/live").route(web::get().to(public::live)))
-        .service(public_resource("/health/ready").route(web::get().to(public::ready)))
+        .service(public_resource("/ping").route(read().to(public::ping)))
+        .service(public_resource("/health/live").route(read().to(public::live)))
+        .service(public_resource("/health/ready").route(read().to(public::ready)))
         .service(
             resource("/rest/v0")
-                .route(web::get().to(collections::root))
+                .route(read().to(collections::root))
                 .route(web::head().to(collections::root)),
         );
     users_and_tasks(config);
     uploads_and_downloads(config);
     objects(config);
     config.default_service(web::route().to(public::no_route));
+}
+
+/// HEAD is GET without a body, everywhere.
+fn read() -> Route {
+    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
 }
 
 fn resource(path: &str) -> Resource {
@@ -46,16 +52,16 @@ fn public_resource(path: &str) -> Resource {
 
 fn users_and_tasks(config: &mut web::ServiceConfig) {
     config
-        .service(resource("/rest/v0/users").route(web::get().to(users::list)))
+        .service(resource("/rest/v0/users").route(read().to(users::list)))
         .service(resource("/rest/v0/users/me").route(web::route().to(users::me)))
         .service(resource("/rest/v0/users/me/{rest:.*}").route(web::route().to(users::me)))
         .service(
             resource("/rest/v0/users/authentication_tokens").route(web::post().to(create_token_of_caller)),
         )
-        .service(resource("/rest/v0/users/{id}").route(web::get().to(user)))
+        .service(resource("/rest/v0/users/{id}").route(read().to(user)))
         .service(
             resource("/rest/v0/users/{id}/authentication_tokens")
-                .route(web::get().to(list_tokens))
+                .route(read().to(list_tokens))
                 .route(web::post().to(create_token)),
         )
         .service(
@@ -64,42 +70,41 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
         )
         .service(
             resource("/rest/v0/tasks")
-                .route(web::get().to(list_tasks))
+                .route(read().to(list_tasks))
                 .route(web::delete().to(tasks::forget_all)),
         )
         .service(
-            resource("/rest/v0/tasks/{id}").route(web::get().to(task)).route(web::delete().to(forget_task)),
+            resource("/rest/v0/tasks/{id}").route(read().to(task)).route(web::delete().to(forget_task)),
         )
-        .service(resource("/rest/v0/tasks/{id}/actions").route(web::get().to(task_actions)))
+        .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
         .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
 }
 
 fn uploads_and_downloads(config: &mut web::ServiceConfig) {
     for collection in ["vdis", "vdi-snapshots"] {
         let file = resource(&format!("/rest/v0/{collection}/{{id}}.{{extension}}"))
-            .route(web::get().to(download))
-            .route(web::head().to(download));
+            .route(read().to(download));
         let file = if collection == "vdis" { file.route(web::put().to(upload_content)) } else { file };
         config.service(file).service(
-            resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(web::get().to(extents)),
+            resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(read().to(extents)),
         );
     }
     config
         .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
-        .service(resource("/rest/v0/srs/{id}/actions").route(web::get().to(sr_actions)))
+        .service(resource("/rest/v0/srs/{id}/actions").route(read().to(sr_actions)))
         .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)));
 }
 
 fn objects(config: &mut web::ServiceConfig) {
     for collection in Collection::ALL {
         let name = collection.name();
-        let mut all = resource(&format!("/rest/v0/{name}")).route(web::get().to(
+        let mut all = resource(&format!("/rest/v0/{name}")).route(read().to(
             move |app: Service, caller: Caller, request: HttpRequest| {
                 collections::list(app, caller, request, collection)
             },
         ));
         let mut one = resource(&format!("/rest/v0/{name}/{{id}}"))
-            .route(web::get().to(move |app: Service, caller: Caller, id: web::Path<String>| async move {
+            .route(read().to(move |app: Service, caller: Caller, id: web::Path<String>| async move {
                 collections::one(app, caller, collection, &id).await
             }))
             .route(web::patch().to(
@@ -127,7 +132,7 @@ fn objects(config: &mut web::ServiceConfig) {
         config
             .service(all)
             .service(one)
-            .service(resource(&format!("/rest/v0/{name}/{{id}}/tasks")).route(web::get().to(
+            .service(resource(&format!("/rest/v0/{name}/{{id}}/tasks")).route(read().to(
                 move |app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>| async move {
                     let id = id.into_inner();
                     collections::existing(&app, collection, &id).await?;
@@ -261,7 +266,25 @@ async fn upload_content(
     imports::receive(app, caller, request, payload, UploadAddress::Content { id, extension }).await
 }
 
-/// Whether a method is one of those that routes are for; others have no route anywhere.
+/// Whether some route takes a body at an address: what the hook for `Expect: 100-continue` has to know before
+/// any route is looked for.
+pub fn takes_body(method: &Method, path: &str) -> bool {
+    if UploadAddress::of(method, path).is_some() {
+        return true;
+    }
+    let Some(rest) = path.trim_end_matches('/').strip_prefix("/rest/v0/") else { return false };
+    let segments: Vec<&str> = rest.split('/').collect();
+    let known = |name: &str| Collection::named(name).is_some();
+    match (method.as_str(), segments.as_slice()) {
+        ("POST", ["vdis" | "srs"] | ["users", "authentication_tokens"]) => true,
+        ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
+        ("POST", ["tasks" | "srs", _, "actions", _]) => true,
+        ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
+        _ => false,
+    }
+}
+
+/// Whether a method is the PATCH of one generation of clients.
 pub fn is_lower_case_patch(method: &Method) -> bool {
     method.as_str() == "patch"
 }

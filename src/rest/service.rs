@@ -176,7 +176,11 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let method = if routes::is_lower_case_patch(&head.method) { Method::PATCH } else { head.method.clone() };
     let peer = head.peer_addr.map(|peer| peer.ip());
     let caller = Caller::authenticate(app, head.headers(), peer).await?;
-    let Some(address) = UploadAddress::of(&method, head.uri.path()) else { return Ok(caller) };
+    let path = head.uri.path();
+    if !routes::takes_body(&method, path) {
+        return Err(ApiError::NoSuchRoute { method: method.to_string(), path: path.chars().take(200).collect() });
+    }
+    let Some(address) = UploadAddress::of(&method, path) else { return Ok(caller) };
     let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };
     let plan = imports::plan(app, &caller, &address, head).await?;
     Ok(caller.with_plan(plan))

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 #[derive(Debug, thiserror::Error)]
 pub enum DataDirError {
     /// Another server owns it.
-    #[error("the data directory {} is in use by another gantry{}", path.display(), holder(*pid))]
+    #[error("the data directory {} is locked by another gantry{}", path.display(), holder(*pid))]
     Locked {
         /// The directory.
         path: PathBuf,

@@ -399,16 +399,28 @@ pub fn content_map(db: &Connection, id: ContentId) -> rusqlite::Result<Option<Ve
         .optional()
 }
 
-/// What a content and all that it builds on take on their file systems, bytes.
-pub fn chain_bytes(db: &Connection, id: ContentId) -> rusqlite::Result<u64> {
+/// What a content builds on.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Chain {
+    /// What it and all that it builds on take on their file systems, bytes.
+    pub physical_bytes: u64,
+    /// The name, without extension, of the file that it builds on: a uuid.
+    pub parent: Option<String>,
+}
+
+/// The chain of a content.
+pub fn chain(db: &Connection, id: ContentId) -> rusqlite::Result<Chain> {
+    let (mut chain, mut next) = (Chain::default(), Some(id));
     // A chain is at most 32 deep; one that the database holds wrongly must not keep this from ending.
-    let (mut sum, mut next) = (0_u64, Some(id));
-    for _ in 0..64 {
+    for depth in 0..64 {
         let Some(row) = next.map(|id| find_content(db, id)).transpose()?.flatten() else { break };
-        sum = sum.saturating_add(row.physical_bytes);
+        chain.physical_bytes = chain.physical_bytes.saturating_add(row.physical_bytes);
+        if depth == 1 {
+            chain.parent = row.file.split('.').next().map(str::to_owned);
+        }
         next = row.parent;
     }
-    Ok(sum)
+    Ok(chain)
 }
 
 /// The VDIs, wherever they are, that have one of these ids.

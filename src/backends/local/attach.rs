@@ -206,6 +206,17 @@ impl LocalStore {
         let same = |row: &&SrRow| {
             row.id == id || row.path == path || fs::canonicalize(&row.path).is_ok_and(|known| known == path)
         };
+        let nested = |row: &&SrRow| row.path.starts_with(path) || path.starts_with(&row.path);
+        if let Some(row) = known.iter().filter(|row| !same(row)).find(nested) {
+            return Err(LocalError::BadPath {
+                path: path.to_path_buf(),
+                reason: format!(
+                    "it and the storage repository {} at {} would lie in each other",
+                    row.id,
+                    row.path.display()
+                ),
+            });
+        }
         match known.iter().find(same) {
             None => Ok(()),
             Some(row) => Err(LocalError::AlreadyKnown {
