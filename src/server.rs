@@ -10,7 +10,7 @@ use gantry_actors::{Engine, EngineConfig, EngineError};
 use tokio::task::JoinHandle;
 
 use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, FirstStart, Passwords};
-use crate::backends::local::{LocalError, LocalOptions, LocalStore};
+use crate::backends::local::{LocalError, LocalStore};
 use crate::config::Config;
 use crate::rest::{self, App, ServiceError};
 use crate::state::{DataDir, DataDirError, Db, StateError};
@@ -138,12 +138,7 @@ fn announce(first: &FirstStart) {
 }
 
 async fn open_store(config: &Config, db: &Db) -> Result<LocalStore, StartError> {
-    let options = LocalOptions {
-        sr_roots: config.storage.sr_roots.clone(),
-        content_format: config.storage.content_format,
-        reserve: config.storage.reserve.bytes(),
-    };
-    let (db, data) = (db.clone(), config.data.clone());
+    let (db, data, options) = (db.clone(), config.data.clone(), config.storage.clone());
     Ok(tokio::task::spawn_blocking(move || LocalStore::open(db, &data, options)).await??)
 }
 
@@ -167,6 +162,7 @@ impl RunningServer {
     pub async fn stop(self) -> Stopped {
         self.app.set_ready(false);
         let drain = self.app.config.transfers.drain.get();
+        self.app.exports.close();
         let draining = self.engine.handle().drain(drain);
         // New connections are refused at once; the running answers end with their jobs, or with the time.
         let (report, ()) = tokio::join!(draining, self.handle.stop(true));

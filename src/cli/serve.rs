@@ -7,7 +7,8 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Overrides};
-use crate::{server, telemetry};
+use crate::telemetry::{self, LevelHandle};
+use crate::server;
 
 /// Arguments of `gantry serve`.
 #[derive(Debug, clap::Args)]
@@ -50,17 +51,31 @@ pub fn run(args: ServeArgs) -> u8 {
             }
         };
     }
-    if let Err(error) = telemetry::init(&config.log) {
-        super::complain(&error);
-        return 2;
-    }
+    let level = match telemetry::init(&config.log) {
+        Ok(level) => level,
+        Err(error) => {
+            super::complain(&error);
+            return 2;
+        }
+    };
     for warning in config.warnings() {
         tracing::warn!("{warning}");
     }
-    actix_rt::System::new().block_on(serve(config))
+    actix_rt::System::new().block_on(serve(config, &overrides, &level))
 }
 
-async fn serve(config: Config) -> u8 {
+/// SIGHUP: takes what may change while the server runs. A configuration that cannot be read changes nothing.
+fn reload(overrides: &Overrides, level: &LevelHandle) {
+    match Config::load(overrides) {
+        Err(error) => tracing::error!(%error, "SIGHUP: the configuration is bad, nothing was changed"),
+        Ok(config) => match level.set(&config.log.level) {
+            Err(error) => tracing::error!(%error, "SIGHUP: the log level is bad, nothing was changed"),
+            Ok(()) => tracing::info!(level = %config.log.level, "SIGHUP: the log level was taken over"),
+        },
+    }
+}
+
+async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8 {
     // Before anything else, so that no signal is lost while the state is being opened.
     let signals = signal(SignalKind::terminate()).and_then(|terminate| {
         Ok((terminate, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?))
@@ -91,7 +106,7 @@ async fn serve(config: Config) -> u8 {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
             _ = hangup.recv() => {
-                tracing::warn!("SIGHUP: nothing in the configuration can be changed while the server runs yet");
+                reload(overrides, level);
             }
         }
     }

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use gantry_actors::{
-    Durability, EngineError, EngineHandle, JobContext, JobFailure, JobId, NewJob, Progress, TaskProperties,
+    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobId, NewJob, Progress, TaskProperties,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OnceCell, oneshot};
@@ -47,6 +47,7 @@ pub struct ExportRequest {
 pub struct ExportDesk {
     engine: EngineHandle,
     detach: Duration,
+    closing: CancellationToken,
     transfers: Arc<Mutex<Transfers>>,
 }
 
@@ -132,7 +133,7 @@ impl Drop for Reader {
 impl ExportDesk {
     /// A desk whose cut transfers can be taken up again for `detach`.
     pub fn new(engine: EngineHandle, detach: Duration) -> Self {
-        Self { engine, detach, transfers: Arc::default() }
+        Self { engine, detach, closing: CancellationToken::new(), transfers: Arc::default() }
     }
 
     /// Joins the transfer that a request belongs to, or begins it. The job is durable when this returns.
@@ -186,6 +187,12 @@ impl ExportDesk {
             transfer.ledger().released = true;
             transfer.changed.notify_one();
         }
+    }
+
+    /// Gives up all transfers that nobody reads; for when the server stops. Those that are being read go on to
+    /// their end.
+    pub fn close(&self) {
+        self.closing.cancel();
     }
 
     fn transfers(&self) -> MutexGuard<'_, Transfers> {
@@ -250,18 +257,22 @@ impl ExportDesk {
     }
 
     /// The job of a transfer: waits until it has ended, one way or another.
-    async fn attend(&self, transfer: &Transfer, context: &JobContext) -> Result<Value, JobFailure> {
+    async fn attend(&self, transfer: &Transfer, context: &JobContext) -> JobEnd {
         let mut detached = false;
         loop {
             let changed = transfer.changed.notified();
             let wait = match transfer.standing() {
-                Standing::Ended(ended) => return ended,
+                Standing::Ended(ended) => return ended.into(),
                 Standing::Read => {
                     if detached {
                         context.set_running();
                         detached = false;
                     }
                     None
+                }
+                // Whoever asks next begins a transfer with the next server.
+                Standing::Idle | Standing::Left if self.closing.is_cancelled() => {
+                    return transfer.give_up_for(JobEnd::Interrupted);
                 }
                 Standing::Idle => Some(LINGER),
                 Standing::Left => {
@@ -280,14 +291,15 @@ impl ExportDesk {
             };
             tokio::select! {
                 () = changed => {}
+                () = self.closing.cancelled(), if wait.is_some() => {}
                 () = waited => {
                     if let Some(ended) = transfer.give_up() {
-                        return ended;
+                        return ended.into();
                     }
                 }
                 () = context.stop().cancelled() => {
                     transfer.close(&mut transfer.ledger());
-                    return Err(JobFailure::new("Aborted", "aborted", "the export was aborted"));
+                    return JobEnd::Aborted;
                 }
             }
         }
@@ -332,6 +344,13 @@ impl Transfer {
             (0, false) => Standing::Left,
             _ => Standing::Read,
         }
+    }
+
+    /// Ends the transfer because the server stops.
+    fn give_up_for(&self, otherwise: JobEnd) -> JobEnd {
+        let mut ledger = self.ledger();
+        self.close(&mut ledger);
+        if ledger.sent.covers(&ledger.asked) { JobEnd::Success(json!({})) } else { otherwise }
     }
 
     /// Ends the transfer if nobody has come back.

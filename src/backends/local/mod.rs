@@ -19,6 +19,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
+use crate::config::Storage;
 use crate::disk::io_pool::IoPool;
 use crate::disk::map::AllocationMap;
 use crate::disk::open::open_disk_with;
@@ -43,17 +44,6 @@ const READERS_PER_SR: NonZeroUsize = NonZeroUsize::new(8).unwrap();
 const WAITING_READS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// Threads that may be set aside because their storage hangs, for each SR.
 const ABANDONED_READERS: usize = 64;
-
-/// What the operator decides about the store.
-#[derive(Debug, Clone)]
-pub struct LocalOptions {
-    /// Folders under which SRs may be made or attached.
-    pub sr_roots: Vec<PathBuf>,
-    /// The form in which the first SR stores new content.
-    pub content_format: DiskFormat,
-    /// Bytes that stay free on every file system (less on small ones: see [`Space`]).
-    pub reserve: u64,
-}
 
 /// Who this installation is: its pool, its host and its default SR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -113,7 +103,7 @@ pub struct LocalStore {
 struct Inner {
     db: Db,
     site: Site,
-    options: LocalOptions,
+    options: Storage,
     data: PathBuf,
     srs: RwLock<HashMap<SrId, Arc<Sr>>>,
     unavailable: RwLock<HashMap<SrId, String>>,
@@ -142,7 +132,7 @@ impl LocalStore {
     /// # Errors
     /// When the database or the data directory cannot be used. An SR elsewhere that cannot be taken is
     /// reported and left out, so that one lost mount does not keep the others from working.
-    pub fn open(db: Db, data: &Path, options: LocalOptions) -> Result<Self, LocalError> {
+    pub fn open(db: Db, data: &Path, options: Storage) -> Result<Self, LocalError> {
         let (caretaker, chores) = Caretaker::new();
         let data = std::path::absolute(data).unwrap_or_else(|_| data.to_path_buf());
         let site = site(&db, &data, &options)?;
@@ -449,7 +439,7 @@ fn kept_vdi(vdi: VdiRow, content: ContentRow) -> KeptVdi {
 }
 
 /// Reads who this installation is; decides it, in one transaction, when the database is new.
-fn site(db: &Db, data: &Path, options: &LocalOptions) -> Result<Site, LocalError> {
+fn site(db: &Db, data: &Path, options: &Storage) -> Result<Site, LocalError> {
     let fresh = Site { pool: PoolId::random(), host: HostId::random(), default_sr: SrId::random() };
     let first = SrRow {
         id: fresh.default_sr,

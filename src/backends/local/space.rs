@@ -36,7 +36,7 @@ impl LocalStore {
         Ok(Space {
             capacity,
             free: stat.f_bavail.saturating_mul(stat.f_frsize),
-            reserve: self.inner.options.reserve.min(capacity / 50),
+            reserve: self.inner.options.reserve_on(capacity),
         })
     }
 
