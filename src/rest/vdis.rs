@@ -5,12 +5,13 @@ use actix_web::http::header::{CONTENT_TYPE, ETAG, LOCATION};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use super::JSON;
 use crate::auth::Capability;
 use crate::ids::{DiskFormat, SrId, VdiId};
 use crate::inventory::Collection;
+use crate::transfers::grow::{GrowError, grow};
 use crate::transfers::import::create_empty;
 use crate::transfers::representation::entity_tag;
 
@@ -89,27 +90,40 @@ pub async fn patch(
     let size = if collection == Collection::Vdis { params.number("size")? } else { None };
     params.nothing_else()?;
     if let Some(size) = size {
-        resize(&object, size)?;
+        resize(&app, &caller, id, &object, size).await?;
     }
     apply(&app, collection, id, move |label, description, tags| change.apply(label, description, tags))
         .await?;
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// The size of a disk is part of its content, which is never changed in place: only the size that it has is
-/// taken.
-fn resize(object: &serde_json::Value, size: u64) -> Result<(), ApiError> {
-    let current = object.get("size").and_then(serde_json::Value::as_u64).unwrap_or(0);
-    match size.cmp(&current) {
-        std::cmp::Ordering::Equal => Ok(()),
-        std::cmp::Ordering::Less => Err(ApiError::Unprocessable {
+/// Gives a disk more room; the size that it has changes nothing.
+async fn resize(app: &App, caller: &Caller, id: &str, object: &Value, size: u64) -> Result<(), ApiError> {
+    let current = object.get("size").and_then(Value::as_u64).unwrap_or(0);
+    if size < current {
+        return Err(ApiError::Unprocessable {
             code: "size_below_current",
             message: format!("cannot set new size ({size}) below the current size ({current})"),
-        }),
-        std::cmp::Ordering::Greater => {
-            Err(ApiError::NotImplemented("growing a disk on a local storage repository"))
-        }
+        });
     }
+    check_size("size", size)?;
+    if size > current {
+        let vdi: VdiId =
+            id.parse().map_err(|_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() })?;
+        grow(&app.engine, &app.store, vdi, size, Some(caller.user().to_string())).await.map_err(
+            |error| match error {
+                GrowError::Begin(error) => ApiError::from(error),
+                GrowError::Failed(error) => ApiError::from(error),
+            },
+        )?;
+    }
+    Ok(())
+}
+
+fn check_size(name: &str, size: u64) -> Result<(), ApiError> {
+    // What a decoder refuses without having seen a byte is what the number does not allow.
+    let refused = crate::formats::raw::RawDecoder::new(Some(size), None).next_event();
+    refused.map(drop).map_err(|error| ApiError::invalid(format!("body.{name}"), error.to_string(), Some(size.into())))
 }
 
 fn check_text(name: &str, text: Option<&str>) -> Result<(), ApiError> {
@@ -131,8 +145,8 @@ fn require_change(caller: &Caller, collection: Collection, id: &str) -> Result<(
     caller.require(capability, Some(id), collection.kind())
 }
 
-fn require_seen(caller: &Caller, object: &serde_json::Value, id: &str) -> Result<(), ApiError> {
-    let sr = object.get("$SR").and_then(serde_json::Value::as_str);
+fn require_seen(caller: &Caller, object: &Value, id: &str) -> Result<(), ApiError> {
+    let sr = object.get("$SR").and_then(Value::as_str);
     if caller.principal().sees(id, sr) {
         return Ok(());
     }
@@ -238,9 +252,7 @@ pub async fn create(
     params.nothing_else()?;
     let sr: SrId = sr_text.parse().map_err(|_| ApiError::NoSuchObject { kind: "SR", id: sr_text.clone() })?;
     caller.require_sr(sr, &sr_text)?;
-    crate::formats::raw::RawDecoder::new(Some(size), None)
-        .next_event()
-        .map_err(|error| ApiError::invalid("body.virtual_size", error.to_string(), Some(size.into())))?;
+    check_size("virtual_size", size)?;
     let made = create_empty(&app.store, sr, size, label, description).await?;
     let id = made.vdi.to_string();
     Ok(HttpResponse::build(StatusCode::CREATED)

@@ -298,7 +298,7 @@ fn spec(plan: &ImportPlan) -> Value {
     }
 }
 
-fn failure(error: &ImportError) -> JobFailure {
+pub(super) fn failure(error: &ImportError) -> JobFailure {
     JobFailure::new("ImportError", error.code(), error.to_string())
 }
 
@@ -431,14 +431,18 @@ struct Target {
 
 impl Target {
     fn open(&mut self) -> Result<&mut DiskWriter, ImportError> {
-        if self.writer.is_none() {
-            let (unique_id, timestamp) = vhd_identity(self.staging.content(), self.staging.created_ms());
-            let identity = VhdIdentity { unique_id, timestamp };
-            let format = self.staging.sr().content_format;
-            self.writer = Some(DiskWriter::create(&self.staging.path(), format, self.size, identity)?);
+        match &mut self.writer {
+            Some(writer) => Ok(writer),
+            none => Ok(none.insert(open_writer(&self.staging, self.size)?)),
         }
-        self.writer.as_mut().ok_or(ImportError::Aborted)
     }
+}
+
+/// The writer of content in the making.
+pub(super) fn open_writer(staging: &Staging, size: Option<u64>) -> Result<DiskWriter, ImportError> {
+    let (unique_id, timestamp) = vhd_identity(staging.content(), staging.created_ms());
+    let identity = VhdIdentity { unique_id, timestamp };
+    Ok(DiskWriter::create(&staging.path(), staging.sr().content_format, size, identity)?)
 }
 
 /// An empty disk of a size, made at once.
@@ -457,12 +461,8 @@ pub async fn create_empty(
     let io = Arc::clone(&sr.io);
     let (staging, written) = io
         .run(move || -> Result<_, ImportError> {
-            let mut target = Target { staging, writer: None, size: Some(size), checked: 0 };
-            target.open()?;
-            let Target { staging, writer, .. } = target;
-            let Some(writer) = writer else { return Err(ImportError::Aborted) };
-            let written = writer.finish(size)?;
-            Ok((staging, written))
+            let writer = open_writer(&staging, Some(size))?;
+            Ok((staging, writer.finish(size)?))
         })
         .await??;
     let destination = Destination::New { vdi: VdiId::random(), name_label, name_description };

@@ -3,6 +3,7 @@
 
 pub mod digest;
 pub mod export;
+pub mod grow;
 pub mod import;
 mod intervals;
 pub mod journal;

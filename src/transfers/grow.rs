@@ -1,0 +1,128 @@
+//! Growing a disk. Content is never changed in place, so a larger disk is new content with the old bytes.
+
+use std::sync::Arc;
+
+use gantry_actors::{EngineHandle, JobContext, NewJob, Progress, TaskProperties};
+use serde_json::json;
+use tokio::sync::oneshot;
+use tokio_util::sync::CancellationToken;
+
+use crate::backends::local::{Committed, Destination, LocalStore, OpenContent, Staging};
+use crate::disk::io_pool::IoPoolError;
+use crate::disk::worker::spawn_worker;
+use crate::disk::writer::Written;
+use crate::ids::VdiId;
+
+use super::import::{BeginError, ImportError, failure, open_writer};
+
+/// How much is copied in one go.
+const COPY_BYTES: u64 = 1 << 20;
+
+/// A growth that did not happen. The disk is as it was.
+#[derive(Debug, thiserror::Error)]
+pub enum GrowError {
+    /// It could not be begun.
+    #[error(transparent)]
+    Begin(#[from] BeginError),
+    /// It failed.
+    #[error(transparent)]
+    Failed(#[from] ImportError),
+}
+
+/// Gives a VDI more room, as a job of the engine, and waits for its end.
+///
+/// # Errors
+/// [`GrowError`].
+pub async fn grow(
+    engine: &EngineHandle,
+    store: &LocalStore,
+    vdi: VdiId,
+    size: u64,
+    owner: Option<String>,
+) -> Result<Committed, GrowError> {
+    let properties = TaskProperties {
+        name: format!("Growth of VDI {vdi} to {size} bytes"),
+        task_type: "vdi.grow".into(),
+        user_id: owner.clone(),
+        object_id: Some(vdi.to_string()),
+        object_type: Some("VDI".into()),
+        method: Some("PATCH".into()),
+        ..TaskProperties::default()
+    };
+    let mut new = NewJob::new("vdi.grow", properties);
+    new.owner = owner;
+    new.spec = json!({ "vdi": vdi, "size": size });
+    let (tell, outcome) = oneshot::channel();
+    let store = store.clone();
+    let mut ticket = engine
+        .submit(new, move |context: JobContext| async move {
+            let ended = run(&store, vdi, size, &context).await;
+            let told = match &ended {
+                Ok(_) => Ok(json!({ "id": vdi.to_string() })),
+                Err(error) => Err(failure(error)),
+            };
+            drop(tell.send(ended));
+            told
+        })
+        .await
+        .map_err(BeginError::from)?;
+    ticket.end().await;
+    Ok(outcome.await.map_err(|_| ImportError::Aborted)??)
+}
+
+async fn run(
+    store: &LocalStore,
+    vdi: VdiId,
+    size: u64,
+    context: &JobContext,
+) -> Result<Committed, ImportError> {
+    let claim = store.claim(vdi)?;
+    store.require_replaceable(vdi).await?;
+    let (row, _, pin) = store.pin_vdi(vdi).await?;
+    let sr = store.writable_sr(row.sr)?;
+    let content = store.open_content(&pin).await?;
+    let staging = store.stage(&sr);
+    let copy = Copy { progress: context.progress().clone(), stop: context.stop().clone() };
+    let (staging, written) = spawn_worker("grow", move || copy.run(&content, staging, size))?.await??;
+    let destination = Destination::Replace { vdi, expected: row.content, claim };
+    let (store, job) = (store.clone(), Some(context.id().to_string()));
+    // A task of its own, because an abort must not stop a commit half-way.
+    match tokio::spawn(async move { store.commit(staging, written, destination, job).await }).await {
+        Ok(committed) => Ok(committed?),
+        Err(error) => Err(ImportError::Worker(IoPoolError::Panicked { message: error.to_string() })),
+    }
+}
+
+struct Copy {
+    progress: Progress,
+    stop: CancellationToken,
+}
+
+impl Copy {
+    fn run(
+        self,
+        content: &Arc<OpenContent>,
+        staging: Staging,
+        size: u64,
+    ) -> Result<(Staging, Written), ImportError> {
+        self.progress.set_total(content.map.data_bytes());
+        let mut writer = open_writer(&staging, Some(size))?;
+        let mut buffer = vec![0; usize::try_from(COPY_BYTES).unwrap_or(1 << 20)];
+        for extent in content.map.extents().filter(|extent| extent.data) {
+            let end = extent.start.saturating_add(extent.length);
+            let mut at = extent.start;
+            while at < end {
+                if self.stop.is_cancelled() {
+                    return Err(ImportError::Aborted);
+                }
+                let len = COPY_BYTES.min(end - at);
+                let Some(part) = buffer.get_mut(..usize::try_from(len).unwrap_or(0)) else { break };
+                content.reader.read_at(at, part)?;
+                writer.write(at, part)?;
+                self.progress.add_written(len);
+                at += len;
+            }
+        }
+        Ok((staging, writer.finish(size)?))
+    }
+}
