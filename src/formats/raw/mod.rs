@@ -171,7 +171,101 @@ impl RawDecoder {
 fn check_size(size: u64) -> Result<(), RawError> {
     match size {
         0 => Err(RawError::Empty),
-        _ if size % 512 != 0 => Err(RawError::Unaligned { offset: size / 512 * 512, found: size }),
+        _ if !size.is_multiple_of(512) => Err(RawError::Unaligned { offset: size / 512 * 512, found: size }),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    use proptest::prelude::*;
+
+    fn decode(
+        size: Option<u64>,
+        length: Option<u64>,
+        pieces: &[&[u8]],
+    ) -> Result<(Option<u64>, Vec<u8>, u64), RawError> {
+        let mut decoder = RawDecoder::new(size, length);
+        let (mut told, mut bytes) = (None, Vec::new());
+        for piece in std::iter::once(&[].as_slice()).chain(pieces) {
+            decoder.push(Bytes::copy_from_slice(piece));
+            while let Some(event) = decoder.next_event()? {
+                match event {
+                    ImageEvent::Size(size) => assert_eq!(told.replace(size), None),
+                    ImageEvent::Data { offset, data } => {
+                        assert!(!data.is_empty() && offset == bytes.len() as u64);
+                        bytes.extend_from_slice(&data);
+                    }
+                }
+            }
+        }
+        Ok((told, bytes, decoder.finish()?))
+    }
+
+    proptest! {
+        #[test]
+        fn whatever_its_cuts_a_raw_disk_is_its_bytes(sectors in 1usize..6, cuts in prop::collection::vec(1usize..900, 1..9), announced: bool) {
+            let disk: Vec<u8> = (0..sectors * 512).map(|at| (at * 7) as u8).collect();
+            let (mut pieces, mut rest, mut cuts) = (Vec::new(), disk.as_slice(), cuts.iter().cycle());
+            while !rest.is_empty() {
+                let (piece, left) = rest.split_at((*cuts.next().unwrap()).min(rest.len()));
+                pieces.push(piece);
+                rest = left;
+            }
+            let size = disk.len() as u64;
+            let length = announced.then_some(size);
+            prop_assert_eq!(decode(None, length, &pieces), Ok((length, disk, size)));
+        }
+    }
+
+    #[test]
+    fn less_than_the_size_is_a_disk_with_a_hole_at_its_end() {
+        assert_eq!(decode(Some(2048), None, &[&[1; 700]]), Ok((Some(2048), vec![1; 700], 2048)));
+        assert_eq!(decode(Some(2048), Some(700), &[&[1; 700]]), Ok((Some(2048), vec![1; 700], 2048)));
+        assert_eq!(decode(Some(512), None, &[]), Ok((Some(512), vec![], 512)));
+    }
+
+    #[test]
+    fn more_than_the_size_is_refused_at_the_first_byte_too_many() {
+        let error = RawError::TooLong { offset: 512, expected: 512, found: 600 };
+        assert_eq!(decode(Some(512), None, &[&[1; 600]]), Err(error.clone()));
+        assert_eq!(decode(Some(512), Some(600), &[]), Err(error), "before anything came");
+        let error = decode(Some(512), None, &[&[1; 512], &[1]]).unwrap_err();
+        assert_eq!((error.offset(), error.code()), (512, "raw_too_long"));
+    }
+
+    #[test]
+    fn a_size_that_no_disk_has_is_refused_as_early_as_it_is_known() {
+        let unaligned = RawError::Unaligned { offset: 512, found: 1000 };
+        assert_eq!(decode(None, None, &[&[1; 1000]]), Err(unaligned.clone()));
+        assert_eq!(decode(None, Some(1000), &[]), Err(unaligned.clone()));
+        assert_eq!(decode(Some(1000), Some(512), &[]), Err(unaligned));
+        assert_eq!(decode(None, None, &[]), Err(RawError::Empty));
+        assert_eq!(decode(None, Some(0), &[]), Err(RawError::Empty));
+        assert_eq!(decode(Some(0), None, &[]), Err(RawError::Empty));
+    }
+
+    #[test]
+    fn a_stream_that_is_not_as_long_as_announced_is_no_disk() {
+        let cut = RawError::Truncated { offset: 512, expected: 1024 };
+        assert_eq!(decode(None, Some(1024), &[&[1; 512]]), Err(cut.clone()));
+        assert_eq!(decode(Some(4096), Some(1024), &[&[1; 512]]), Err(cut));
+        assert!(matches!(
+            decode(None, Some(1024), &[&[1; 1025]]),
+            Err(RawError::TooLong { offset: 1024, .. })
+        ));
+        let mut decoder = RawDecoder::new(None, None);
+        decoder.push(Bytes::from_static(&[0; 512]));
+        assert!(
+            matches!(decoder.finish(), Err(RawError::Truncated { offset: 0, .. })),
+            "events were not taken"
+        );
+    }
+
+    #[test]
+    fn a_raw_disk_may_be_larger_than_any_vhd() {
+        assert_eq!(decode(Some(1 << 50), None, &[]), Ok((Some(1 << 50), vec![], 1 << 50)));
     }
 }

@@ -15,7 +15,7 @@ pub fn run_at(bitmap: &[u8], sector: u32, end: u32) -> (bool, u32) {
     let uniform = if set { 0xFF } else { 0 };
     let mut next = sector;
     while next < end {
-        if next % 8 == 0 && bitmap.get(next as usize / 8).copied().unwrap_or(0) == uniform {
+        if next.is_multiple_of(8) && bitmap.get(next as usize / 8).copied().unwrap_or(0) == uniform {
             next = next.saturating_add(8);
         } else if is_set(bitmap, next) == set {
             next = next.saturating_add(1);

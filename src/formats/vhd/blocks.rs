@@ -195,7 +195,7 @@ mod tests {
 
     #[test]
     fn the_largest_disk_needs_little_memory() {
-        let set = BlockSet::from_extents(2040 << 30, [0..2040 << 30]);
+        let set = BlockSet::from_extents(2040 << 30, std::iter::once(0..2040 << 30));
         assert_eq!(set.allocated(), 1_044_480);
         assert!(set.words.capacity() * 8 + set.ranks.capacity() * 4 < 200 << 10);
         assert_eq!(set.select(1_044_479), Some(1_044_479));

@@ -116,7 +116,10 @@ impl Footer {
             if data_offset != NOWHERE {
                 return bad(Rule::F9, "data offset", 16, Fact::Hex(NOWHERE), Fact::Hex(data_offset));
             }
-        } else if data_offset < FOOTER_LEN as u64 || data_offset % 512 != 0 || data_offset == NOWHERE {
+        } else if data_offset < FOOTER_LEN as u64
+            || !data_offset.is_multiple_of(512)
+            || data_offset == NOWHERE
+        {
             let expected = Fact::Text("a multiple of 512 from 512 on");
             return bad(Rule::H1, "data offset", 16, expected, Fact::Number(data_offset));
         }
@@ -222,7 +225,7 @@ pub(super) fn check_virtual_size(size: u64, offset: u64) -> Result<(), VhdError>
     };
     match size {
         0 => bad(Rule::F6, Fact::AtLeast(512)),
-        _ if size % 512 != 0 => bad(Rule::F7, Fact::Text("a multiple of 512")),
+        _ if !size.is_multiple_of(512) => bad(Rule::F7, Fact::Text("a multiple of 512")),
         _ if size > MAX_VIRTUAL_SIZE => Err(VhdError::TooLarge { offset, found: size }),
         _ => Ok(()),
     }

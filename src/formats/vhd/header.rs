@@ -104,7 +104,7 @@ impl DynamicHeader {
             return bad(Rule::H10, "max table entries", 28, expected, found);
         }
         let table_offset = u64_at::<16, _>(bytes);
-        if table_offset % 512 != 0 {
+        if !table_offset.is_multiple_of(512) {
             let expected = Fact::Text("a multiple of 512");
             return bad(Rule::B1, "table offset", 16, expected, Fact::Number(table_offset));
         }

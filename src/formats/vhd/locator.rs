@@ -83,7 +83,7 @@ impl Locator {
         };
         let written = u32_at::<4, _>(bytes);
         let space = if written < 512 { u64::from(written) * 512 } else { u64::from(written) };
-        if space % 512 != 0 {
+        if !space.is_multiple_of(512) {
             let expected = Fact::Text("a number of sectors, or of bytes in whole sectors");
             return bad(Rule::L2, "parent locator space", 4, expected, Fact::Number(space));
         }
