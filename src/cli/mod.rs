@@ -1,1 +1,3 @@
-//! (filled by its own commit)
+//! The command line: one module per command.
+
+pub mod check;

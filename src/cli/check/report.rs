@@ -1,0 +1,198 @@
+//! What `gantry check` says, as text and as JSON.
+
+use serde::Serialize;
+
+use super::source::Source;
+use crate::formats::vhd::VhdError;
+
+/// What was found in an image.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct Report {
+    pub(super) file: String,
+    /// `vhd` or `raw`.
+    pub(super) format: &'static str,
+    pub(super) sound: bool,
+    /// Bytes of the file.
+    pub(super) file_length: u64,
+    /// Bytes that the file takes on its file system.
+    pub(super) stored_bytes: u64,
+    /// Bytes of the disk in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) virtual_size: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) vhd: Option<VhdFacts>,
+    pub(super) problems: Vec<Problem>,
+    /// What is legal, but worth knowing.
+    pub(super) notes: Vec<Note>,
+}
+
+/// What only a VHD has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct VhdFacts {
+    /// `fixed`, `dynamic` or `differencing`.
+    pub(super) kind: &'static str,
+    pub(super) id: String,
+    /// The creator application's four characters, those that cannot be shown left out.
+    pub(super) creator: String,
+    pub(super) creator_version: String,
+    pub(super) hidden: bool,
+    pub(super) saved_state: bool,
+    /// Bytes of a block.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) block_bytes: Option<u64>,
+    /// Blocks of the disk, and those in the file.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) blocks: Option<u64>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) allocated_blocks: Option<u64>,
+    /// Bytes of the disk for which the file has data.
+    pub(super) data_bytes: u64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) parent: Option<ParentFacts>,
+    /// The files of the chain above this one, parent first, as far as they were found.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub(super) chain: Vec<String>,
+}
+
+/// The parent that a differencing VHD needs.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct ParentFacts {
+    pub(super) id: String,
+    /// The names under which it was looked for.
+    pub(super) names: Vec<String>,
+    /// The name under which it was found, with the right id.
+    pub(super) found: Option<String>,
+}
+
+/// What is wrong.
+#[derive(Debug, Serialize)]
+pub(super) struct Problem {
+    /// The file that it is about, when that is not the one that was asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) rule: Option<&'static str>,
+    pub(super) code: &'static str,
+    /// Where, in bytes from the beginning of that file.
+    pub(super) offset: u64,
+    pub(super) message: String,
+}
+
+impl Problem {
+    pub(super) fn vhd(file: Option<String>, error: &VhdError) -> Self {
+        let (rule, code, offset) = (Some(error.rule()), error.code(), error.offset());
+        Self { file, rule, code, offset, message: error.to_string() }
+    }
+}
+
+/// What is worth knowing.
+#[derive(Debug, Serialize)]
+pub(super) struct Note {
+    pub(super) code: &'static str,
+    /// Where it is first seen, in bytes from the beginning of the file.
+    pub(super) offset: u64,
+    pub(super) message: String,
+}
+
+impl Report {
+    pub(super) fn new(source: &Source, format: &'static str) -> Self {
+        Self {
+            file: source.path.display().to_string(),
+            format,
+            sound: true,
+            file_length: source.len,
+            stored_bytes: source.stored,
+            virtual_size: None,
+            vhd: None,
+            problems: Vec::new(),
+            notes: Vec::new(),
+        }
+    }
+
+    pub(super) fn problem(&mut self, problem: Problem) {
+        self.sound = false;
+        self.problems.push(problem);
+    }
+
+    /// One JSON object on a line.
+    pub(super) fn json(&self) -> String {
+        // Text keys and plain values: there is nothing in a report that JSON could not hold.
+        serde_json::to_string(self).map(|json| json + "\n").unwrap_or_default()
+    }
+
+    /// The report for people.
+    pub(super) fn text(&self) -> String {
+        let mut text = String::new();
+        let kind = match &self.vhd {
+            Some(facts) => format!("{} VHD", facts.kind),
+            None if self.format == "vhd" => "VHD".to_owned(),
+            None => "raw disk".to_owned(),
+        };
+        line(
+            &mut text,
+            format_args!("{}: {kind}, {}", self.file, if self.sound { "sound" } else { "damaged" }),
+        );
+        self.facts(&mut text);
+        for problem in &self.problems {
+            let file = problem.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
+            let rule = problem.rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
+            line(&mut text, format_args!("  problem: {file}{}{rule}", problem.message));
+        }
+        for note in &self.notes {
+            line(&mut text, format_args!("  note: {}", note.message));
+        }
+        text
+    }
+
+    fn facts(&self, text: &mut String) {
+        let mut fact = |name: &str, value: String| line(text, format_args!("  {name:<14}{value}"));
+        if let Some(size) = self.virtual_size {
+            fact("virtual size", bytes(size));
+        }
+        fact("file length", format!("{}, {} stored", bytes(self.file_length), bytes(self.stored_bytes)));
+        let Some(facts) = &self.vhd else { return };
+        if let (Some(blocks), Some(allocated), Some(block)) =
+            (facts.blocks, facts.allocated_blocks, facts.block_bytes)
+        {
+            fact("blocks", format!("{allocated} of {blocks}, {} each", bytes(block)));
+        }
+        fact("data", bytes(facts.data_bytes));
+        fact("creator", format!("{:?} {}", facts.creator, facts.creator_version));
+        fact("id", facts.id.clone());
+        if facts.hidden {
+            fact("hidden", "yes, an inner node of a chain".to_owned());
+        }
+        if facts.saved_state {
+            fact("saved state", "yes".to_owned());
+        }
+        if let Some(parent) = &facts.parent {
+            let found =
+                parent.found.as_ref().map_or("not found".to_owned(), |name| format!("found as {name}"));
+            fact("parent", format!("{}, {found}", parent.id));
+        }
+        if facts.chain.len() > 1 {
+            fact("chain", facts.chain.join(" < "));
+        }
+    }
+}
+
+fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
+    text.push_str(&line.to_string());
+    text.push('\n');
+}
+
+/// A number of bytes, also in the largest unit of which there is at least one.
+fn bytes(count: u64) -> String {
+    let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
+    match units.iter().find(|(shift, _)| count >> shift > 0) {
+        Some((shift, unit)) => {
+            let whole = count >> shift;
+            let tenths = ((u128::from(count) * 10) >> shift) % 10;
+            format!("{count} bytes ({whole}.{tenths} {unit})")
+        }
+        None => format!("{count} bytes"),
+    }
+}
