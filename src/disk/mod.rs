@@ -9,7 +9,7 @@ pub mod error;
 mod file;
 pub mod io_pool;
 pub mod map;
-mod map_blob;
+pub mod map_blob;
 pub mod open;
 pub mod raw;
 pub mod vhd_chain;
