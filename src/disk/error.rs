@@ -108,13 +108,6 @@ pub enum DiskError {
         /// Which limit.
         source: VhdError,
     },
-    /// A differencing VHD without a parent's id (rule P1): its parent would be a raw file, which nothing
-    /// identifies.
-    #[error("{path:?} is a differencing VHD that names no parent id")]
-    RawParent {
-        /// The child.
-        path: PathBuf,
-    },
     /// More VHDs stand on each other than is allowed (rule P3).
     #[error("the chain of {path:?} is deeper than {limit}")]
     ChainTooDeep {

@@ -15,6 +15,8 @@ pub mod raw;
 pub mod vhd_chain;
 mod vhd_file;
 mod vhd_placement;
+#[cfg(test)]
+mod vhd_tests;
 pub mod worker;
 pub mod writer;
 

@@ -131,9 +131,6 @@ impl DiskReader for VhdChain {
 /// Opens the parent that a child wants: by its id where that is known, else by the names that the child
 /// gives. Only a file with the right id is taken.
 fn find_parent(child: &Path, wanted: &ParentRef, places: &ParentPlaces) -> Result<VhdFile, DiskError> {
-    if wanted.id == [0; 16] {
-        return Err(DiskError::RawParent { path: child.to_path_buf() });
-    }
     let known = places.known.iter().filter(|(id, _)| *id == wanted.id).map(|(_, path)| path.clone());
     let names = wanted.names.iter().filter(|name| is_base_name(name));
     let named = names.flat_map(|name| places.directories.iter().map(move |folder| folder.join(name)));
@@ -163,7 +160,8 @@ fn find_parent(child: &Path, wanted: &ParentRef, places: &ParentPlaces) -> Resul
     }))
 }
 
-/// Whether joining the name to a folder stays in that folder.
+/// Whether joining the name to a folder stays in that folder. The format's reader gives no others; here it
+/// is what keeps a disk inside of its store.
 fn is_base_name(name: &str) -> bool {
     !matches!(name, "" | "." | "..") && !name.contains(['/', '\\', '\0'])
 }

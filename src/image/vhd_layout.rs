@@ -48,3 +48,17 @@ impl Layout for VhdImageLayout {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_disk_above_2040_gib_has_no_vhd_and_one_of_2040_gib_has() {
+        let layout = |size| VhdImageLayout::new(Arc::new(AllocationMap::full(size)), [1; 16], 0);
+        assert!(layout(2040 << 30).unwrap().len() > 2040 << 30);
+        for size in [(2040 << 30) + 512, i64::MAX as u64 / 512 * 512] {
+            assert_eq!(layout(size).unwrap_err().code(), "vhd_too_large");
+        }
+    }
+}

@@ -9,9 +9,9 @@ use super::error::{Fact, Rule, VhdError, write_id};
 use super::fields::{get, put, u32_at, u64_at};
 
 /// Length of a locator in the header, in bytes.
-pub const LOCATOR_LEN: usize = 24;
+pub(super) const LOCATOR_LEN: usize = 24;
 /// Longest locator data in bytes: more than twice the longest path that Windows knows would be absurd.
-pub const MAX_LOCATOR_DATA: u32 = 64 << 10;
+const MAX_LOCATOR_DATA: u32 = 64 << 10;
 
 /// How a locator writes the parent's name.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -58,7 +58,7 @@ pub struct Locator {
     pub platform: Platform,
     /// Bytes that are set aside for the name, a multiple of 512.
     pub space: u64,
-    /// Bytes of the name, 1 to [`MAX_LOCATOR_DATA`].
+    /// Bytes of the name, 1 to 64 KiB.
     pub len: u32,
     /// Where the name begins, in bytes from the start of the file.
     pub offset: u64,
