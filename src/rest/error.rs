@@ -334,7 +334,9 @@ fn import_status(error: &ImportError) -> StatusCode {
 fn disk_class(error: &DiskError) -> (StatusCode, &'static str) {
     match error {
         error if error.is_no_space() => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
-        DiskError::Vhd { source, .. } => (StatusCode::UNPROCESSABLE_ENTITY, source.code()),
+        DiskError::Vhd { source, .. } | DiskError::VhdLimit { source, .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, source.code())
+        }
         DiskError::BadSize { .. } | DiskError::FileTooLarge { .. } => {
             (StatusCode::UNPROCESSABLE_ENTITY, "bad_size")
         }
