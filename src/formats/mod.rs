@@ -117,6 +117,15 @@ impl ImageDecoder {
         }
     }
 
+    /// What must be stored of the disk at least as far as its tables tell, in bytes; `None` while or when they do
+    /// not.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Vhd(decoder) => decoder.allocated_bytes(),
+            Self::Raw(_) => None,
+        }
+    }
+
     /// The next event; `None` when more input is needed, or everything was read.
     ///
     /// # Errors

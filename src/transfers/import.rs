@@ -376,6 +376,10 @@ impl Intake {
                 }
             }
             while let Some(event) = decoder.next_event()? {
+                if target.writer.is_none() {
+                    let needed = decoder.allocated_bytes().unwrap_or(0);
+                    self.store.require_space(target.staging.sr(), needed)?;
+                }
                 self.take(event, &mut target)?;
             }
         }

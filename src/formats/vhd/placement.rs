@@ -48,6 +48,11 @@ impl Placement {
         Ok(placement)
     }
 
+    /// The data of one block, without its bitmap.
+    pub(super) fn data_bytes(&self) -> u64 {
+        u64::from(self.header.block_bytes)
+    }
+
     /// Length of a block in the file: bitmap and data.
     pub(super) fn slot_bytes(&self) -> u64 {
         u64::from(self.header.bitmap_bytes()) + u64::from(self.header.block_bytes)

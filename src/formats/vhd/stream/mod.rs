@@ -78,6 +78,15 @@ impl StreamDecoder {
         self.input.position()
     }
 
+    /// What the blocks of a dynamic disk hold together, in bytes of data; known from its table until the last of
+    /// them was read.
+    pub fn allocated_bytes(&self) -> Option<u64> {
+        match &self.state {
+            State::Sparse(sparse) => sparse.allocated_bytes(),
+            _ => None,
+        }
+    }
+
     /// The next event; `None` when more input is needed, or everything was read.
     ///
     /// [`ImageEvent::Size`] comes before the first data of a dynamic disk. A fixed disk's size comes behind its

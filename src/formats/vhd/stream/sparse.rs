@@ -87,6 +87,16 @@ enum Progress {
 }
 
 impl Sparse {
+    /// See [`super::StreamDecoder::allocated_bytes`].
+    pub(super) fn allocated_bytes(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Blocks(blocks) => {
+                Some((blocks.used.len() as u64).saturating_mul(blocks.placement.data_bytes()))
+            }
+            _ => None,
+        }
+    }
+
     /// # Errors
     /// H2.
     pub(super) fn new(head: [u8; FOOTER_LEN], footer: Footer, length: Option<u64>) -> Result<Self, VhdError> {
