@@ -14,4 +14,5 @@ pub mod rest;
 pub mod server;
 pub mod state;
 pub mod telemetry;
+pub mod tls;
 pub mod transfers;

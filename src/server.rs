@@ -1,1 +1,184 @@
-//! (filled by its own commit)
+//! The life of a server: opens the state, recovers, listens, drains.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_server::ServerHandle;
+use actix_web::web;
+use gantry_actors::{Engine, EngineConfig, EngineError};
+use tokio::task::JoinHandle;
+
+use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, FirstStart, Passwords};
+use crate::backends::local::{LocalError, LocalOptions, LocalStore};
+use crate::config::Config;
+use crate::rest::{self, App, ServiceError};
+use crate::state::{DataDir, DataDirError, Db, StateError};
+use crate::tls::{self, TlsError};
+use crate::transfers::journal::SqliteJournal;
+
+/// How long recovery of the jobs may take before the start counts as failed.
+const RECOVERY: Duration = Duration::from_secs(60);
+
+/// A server that could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The data directory.
+    #[error(transparent)]
+    DataDir(#[from] DataDirError),
+    /// The state database.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The first user.
+    #[error(transparent)]
+    Account(#[from] AccountError),
+    /// The store.
+    #[error(transparent)]
+    Store(#[from] LocalError),
+    /// The engine.
+    #[error(transparent)]
+    Engine(#[from] EngineError),
+    /// TLS.
+    #[error(transparent)]
+    Tls(#[from] TlsError),
+    /// An address.
+    #[error(transparent)]
+    Service(#[from] ServiceError),
+    /// A thread of the start.
+    #[error("the start was broken off: {0}")]
+    Broken(#[from] tokio::task::JoinError),
+    /// Jobs of the last run.
+    #[error("the jobs of the last run could not be read within {} s", RECOVERY.as_secs())]
+    Recovery,
+}
+
+/// A server that runs. It must be told to stop; dropping it leaves it running.
+pub struct RunningServer {
+    /// Where it listens, with the ports that were taken.
+    pub addresses: Vec<SocketAddr>,
+    /// Whether it speaks TLS.
+    pub secure: bool,
+    app: web::Data<App>,
+    engine: Engine,
+    handle: ServerHandle,
+    serving: JoinHandle<std::io::Result<()>>,
+    sweeping: JoinHandle<()>,
+    _data: DataDir,
+}
+
+/// How a server ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stopped {
+    /// Transfers that had to be stopped because they did not end in time.
+    pub cut: usize,
+}
+
+/// Starts a server. Must be called within an actix system.
+///
+/// # Errors
+/// [`StartError`]; nothing runs then.
+pub async fn start(config: Config) -> Result<RunningServer, StartError> {
+    // Only the first call in a process installs it; a later one finds it there.
+    drop(rustls::crypto::ring::default_provider().install_default());
+    let path = config.data.clone();
+    let (data, db) = tokio::task::spawn_blocking(move || -> Result<_, StartError> {
+        let data = DataDir::open_exclusive(&path)?;
+        let db = Db::open(&data.database_path())?;
+        Ok((data, db))
+    })
+    .await??;
+    let passwords = Passwords::new();
+    let first = auth::ensure_admin(&data, &db, &passwords, &AdminPasswordSource::from_env()).await?;
+    announce(&first);
+    let tls = match config.tls.is_on() {
+        true => {
+            let (tls, folder) = (config.tls.clone(), config.data.clone());
+            Some(tokio::task::spawn_blocking(move || tls::server_config(&tls, &folder)).await??)
+        }
+        false => None,
+    };
+    let store = open_store(&config, &db).await?;
+    let engine = Engine::start(engine_config(&config), Arc::new(SqliteJournal::new(db.clone())))?;
+    match tokio::time::timeout(RECOVERY, engine.handle().recovered()).await {
+        Ok(report) => {
+            let report = report?;
+            if report.interrupted > 0 {
+                tracing::warn!(jobs = report.interrupted, "jobs of the last run were interrupted");
+            }
+        }
+        Err(_) => return Err(StartError::Recovery),
+    }
+    let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
+    let drain = config.transfers.drain.get();
+    let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone()));
+    let listening = match rest::bind(&app, tls.as_ref(), drain) {
+        Ok(listening) => listening,
+        Err(error) => {
+            engine.stop().await;
+            return Err(error.into());
+        }
+    };
+    let serving = actix_rt::spawn(listening.server);
+    let sweeping = actix_rt::spawn(rest::sweep_connections(app.clone()));
+    app.set_ready(true);
+    Ok(RunningServer {
+        addresses: listening.addresses,
+        secure: tls.is_some(),
+        app,
+        engine,
+        handle: listening.handle,
+        serving,
+        sweeping,
+        _data: data,
+    })
+}
+
+fn announce(first: &FirstStart) {
+    first.announce();
+}
+
+async fn open_store(config: &Config, db: &Db) -> Result<LocalStore, StartError> {
+    let options = LocalOptions {
+        sr_roots: config.storage.sr_roots.clone(),
+        content_format: config.storage.content_format,
+        reserve: config.storage.reserve.bytes(),
+    };
+    let (db, data) = (db.clone(), config.data.clone());
+    Ok(tokio::task::spawn_blocking(move || LocalStore::open(db, &data, options)).await??)
+}
+
+fn engine_config(config: &Config) -> EngineConfig {
+    EngineConfig {
+        keep: usize::try_from(config.tasks.keep).unwrap_or(usize::MAX),
+        max_age: config.tasks.max_age.get(),
+        ..EngineConfig::default()
+    }
+}
+
+impl RunningServer {
+    /// The addresses as URLs.
+    pub fn urls(&self) -> Vec<String> {
+        let scheme = if self.secure { "https" } else { "http" };
+        self.addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
+    }
+
+    /// Stops gently: takes no new work, lets running transfers end for as long as `transfers.drain` says, stops
+    /// the others, writes everything down.
+    pub async fn stop(self) -> Stopped {
+        self.app.set_ready(false);
+        let drain = self.app.config.transfers.drain.get();
+        let draining = self.engine.handle().drain(drain);
+        // New connections are refused at once; the running answers end with their jobs, or with the time.
+        let (report, ()) = tokio::join!(draining, self.handle.stop(true));
+        self.sweeping.abort();
+        drop(self.serving.await);
+        if let Err(error) = &report.flushed {
+            tracing::error!(%error, "the journal could not be written to its end");
+        }
+        let store = self.app.store.clone();
+        drop(tokio::task::spawn_blocking(move || store.settle()).await);
+        self.engine.stop().await;
+        self.app.store.db().close().await;
+        Stopped { cut: report.stopped }
+    }
+}

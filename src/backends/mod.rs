@@ -1,1 +1,3 @@
-//! (filled by its own commit)
+//! Where VMs and disks live.
+
+pub mod local;

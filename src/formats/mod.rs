@@ -52,3 +52,91 @@ impl Piece {
         self.len() == 0
     }
 }
+
+/// Why an image is refused.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum ImageError {
+    /// A VHD.
+    #[error(transparent)]
+    Vhd(#[from] vhd::VhdError),
+    /// A raw disk.
+    #[error(transparent)]
+    Raw(#[from] raw::RawError),
+}
+
+impl ImageError {
+    /// A stable name in snake case for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Vhd(error) => error.code(),
+            Self::Raw(error) => error.code(),
+        }
+    }
+
+    /// Where it is wrong, in bytes from the start of the image.
+    pub fn offset(&self) -> u64 {
+        match self {
+            Self::Vhd(error) => error.offset(),
+            Self::Raw(error) => error.offset(),
+        }
+    }
+}
+
+/// What an image turned out to hold, when it was whole.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct ImageSummary {
+    /// The disk's size in bytes, whether or not an [`ImageEvent::Size`] told it before.
+    pub virtual_size: u64,
+}
+
+/// A decoder for an image of any format. Push bytes as they come, take events until there are none, push more;
+/// at the end of the input call [`finish`](Self::finish).
+#[derive(Debug, Clone)]
+pub enum ImageDecoder {
+    /// Reads a VHD.
+    Vhd(vhd::StreamDecoder),
+    /// Reads a raw disk.
+    Raw(raw::RawDecoder),
+}
+
+impl ImageDecoder {
+    /// Adds bytes to the input. Best done when [`next_event`](Self::next_event) has nothing left: only then
+    /// nothing is copied.
+    pub fn push(&mut self, input: Bytes) {
+        match self {
+            Self::Vhd(decoder) => decoder.push(input),
+            Self::Raw(decoder) => decoder.push(input),
+        }
+    }
+
+    /// Number of bytes of the stream that were used so far.
+    pub fn position(&self) -> u64 {
+        match self {
+            Self::Vhd(decoder) => decoder.position(),
+            Self::Raw(decoder) => decoder.position(),
+        }
+    }
+
+    /// The next event; `None` when more input is needed, or everything was read.
+    ///
+    /// # Errors
+    /// Why the image is refused; the same again when called again.
+    pub fn next_event(&mut self) -> Result<Option<ImageEvent>, ImageError> {
+        match self {
+            Self::Vhd(decoder) => Ok(decoder.next_event()?),
+            Self::Raw(decoder) => Ok(decoder.next_event()?),
+        }
+    }
+
+    /// The end of the input. To be called when [`next_event`](Self::next_event) has nothing left.
+    ///
+    /// # Errors
+    /// The image is not whole, or was refused before.
+    pub fn finish(self) -> Result<ImageSummary, ImageError> {
+        let virtual_size = match self {
+            Self::Vhd(decoder) => decoder.finish()?.virtual_size,
+            Self::Raw(decoder) => decoder.finish()?,
+        };
+        Ok(ImageSummary { virtual_size })
+    }
+}

@@ -1,1 +1,93 @@
-//! (filled by its own commit)
+//! The HTTP service: Xen Orchestra's REST dialect. Knows routes, rights, ranges and errors; what is done is
+//! done by `transfers` and `backends`.
+
+mod caller;
+mod collections;
+mod connection;
+mod edge;
+mod error;
+mod exports;
+mod flow;
+mod imports;
+mod preconditions;
+mod public;
+mod query;
+mod ranges;
+mod routes;
+mod service;
+mod srs;
+mod tasks;
+mod users;
+mod vdis;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use gantry_actors::EngineHandle;
+
+use crate::auth::Authenticator;
+use crate::backends::local::LocalStore;
+use crate::config::Config;
+use crate::image::budget::Budget;
+use crate::inventory::Inventory;
+use crate::transfers::export::ExportDesk;
+
+pub use connection::Connections;
+pub use service::{Listening, ServiceError, bind, sweep_connections};
+
+/// The type of JSON answers.
+const JSON: &str = "application/json; charset=utf-8";
+
+/// Everything that requests need, shared by all workers.
+pub struct App {
+    /// The configuration as it was at the start.
+    pub config: Config,
+    /// The store.
+    pub store: LocalStore,
+    /// What is in it, in the contract's shape.
+    pub inventory: Inventory,
+    /// Checks credentials.
+    pub authenticator: Authenticator,
+    /// Runs the jobs.
+    pub engine: EngineHandle,
+    /// The exports that run.
+    pub exports: ExportDesk,
+    /// The memory of all transfers.
+    pub budget: Arc<Budget>,
+    /// The connections of all clients.
+    pub connections: Connections,
+    ready: AtomicBool,
+}
+
+impl App {
+    /// A service of a store, not ready yet.
+    pub fn new(
+        config: Config,
+        store: LocalStore,
+        authenticator: Authenticator,
+        engine: EngineHandle,
+    ) -> Self {
+        let transfers = &config.transfers;
+        Self {
+            inventory: Inventory::new(store.clone()),
+            exports: ExportDesk::new(engine.clone(), transfers.detach.get()),
+            budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
+            connections: Connections::default(),
+            ready: AtomicBool::new(false),
+            config,
+            store,
+            authenticator,
+            engine,
+        }
+    }
+
+    /// Says whether new work is welcome.
+    pub fn set_ready(&self, ready: bool) {
+        self.ready.store(ready, Ordering::Release);
+    }
+
+    /// Whether new work is welcome.
+    pub fn is_ready(&self) -> bool {
+        self.ready.load(Ordering::Acquire)
+    }
+}

@@ -11,12 +11,14 @@ CREATE TABLE users (
 
 CREATE TABLE tokens (
     public_id TEXT PRIMARY KEY,         -- first 16 hex digits of secret_hash
+    family TEXT NOT NULL,               -- public_id of the first secret of the record; a renewal keeps it
+    superseded INTEGER NOT NULL DEFAULT 0, -- 1: renewed; works until expires_ms, but is not listed
     secret_hash BLOB NOT NULL UNIQUE,   -- SHA-256 of the secret
     user_id TEXT NOT NULL REFERENCES users (id) ON DELETE CASCADE,
     created_ms INTEGER NOT NULL,
     expires_ms INTEGER NOT NULL,
     description TEXT,
-    client TEXT,                        -- JSON object with at least "id"
+    client TEXT,                        -- JSON object, mostly with "id"
     client_id TEXT,
     scope TEXT,                         -- JSON array; NULL = the whole role
     objects TEXT,                       -- JSON array of ids; NULL = all
@@ -25,7 +27,8 @@ CREATE TABLE tokens (
     last_used_ms INTEGER,
     last_address TEXT
 ) STRICT;
-CREATE INDEX tokens_of_user ON tokens (user_id);
+CREATE INDEX tokens_of_user ON tokens (user_id, client_id);
+CREATE INDEX tokens_of_family ON tokens (family);
 
 CREATE TABLE objects (                  -- pools, hosts: what has no table of its own
     id TEXT PRIMARY KEY,
@@ -111,3 +114,5 @@ CREATE TABLE jobs (
     ended_ms INTEGER
 ) STRICT;
 CREATE INDEX jobs_by_state ON jobs (state);
+CREATE INDEX jobs_by_end ON jobs (ended_ms);
+CREATE INDEX jobs_by_key ON jobs (owner, idempotency_key) WHERE idempotency_key IS NOT NULL;

@@ -1,1 +1,9 @@
-//! (filled by its own commit)
+//! The jobs: what is exported, what is imported. Each composes formats, disks and backends, and runs under the
+//! engine's supervision.
+
+pub mod digest;
+pub mod export;
+pub mod import;
+mod intervals;
+pub mod journal;
+pub mod representation;

@@ -1,0 +1,107 @@
+//! What the local store refuses, and what can go wrong in it.
+
+use std::path::PathBuf;
+
+use crate::disk::error::DiskError;
+use crate::disk::io_pool::IoPoolError;
+use crate::disk::map_blob::MapError;
+use crate::ids::{ContentId, SrId, VdiId};
+use crate::state::StateError;
+
+use super::sr_dir::SrDirError;
+
+/// An operation on the local store that did not happen.
+#[derive(Debug, thiserror::Error)]
+pub enum LocalError {
+    /// No such VDI.
+    #[error("no such VDI {0}")]
+    NoSuchVdi(VdiId),
+    /// No such SR.
+    #[error("no such SR {0}")]
+    NoSuchSr(SrId),
+    /// The SR's directory could not be taken when the server started.
+    #[error("the storage repository {sr} is not available: {reason}")]
+    SrUnavailable {
+        /// The SR.
+        sr: SrId,
+        /// Why, as it was found at the start.
+        reason: String,
+    },
+    /// The SR is read-only.
+    #[error("the storage repository {0} is read-only")]
+    SrReadOnly(SrId),
+    /// The SR still holds VDIs.
+    #[error("the storage repository {sr} still holds {count} VDIs: delete or move them, or forget the SR")]
+    SrNotEmpty {
+        /// The SR.
+        sr: SrId,
+        /// How many VDIs.
+        count: u64,
+    },
+    /// Another operation is writing this VDI.
+    #[error("the VDI {0} is being written by another operation: try again when that has ended")]
+    VdiBusy(VdiId),
+    /// Other disks build on this VDI's content.
+    #[error("the VDI {vdi} is the parent of other disks ({}): changing it would change them", children.join(", "))]
+    VdiHasChildren {
+        /// The VDI.
+        vdi: VdiId,
+        /// The files of the disks that build on it.
+        children: Vec<String>,
+    },
+    /// The content of a VDI was replaced by somebody else meanwhile.
+    #[error("the content of VDI {0} was replaced meanwhile")]
+    ContentReplaced(VdiId),
+    /// The content is gone.
+    #[error("the content {0} is gone")]
+    ContentGone(ContentId),
+    /// The path of an SR is not one that may be used.
+    #[error("the path {} cannot hold a storage repository: {reason}", path.display())]
+    BadPath {
+        /// The path.
+        path: PathBuf,
+        /// Why not.
+        reason: String,
+    },
+    /// What is to be attached is known already.
+    #[error("{what} {uuid} is already known at {}, it cannot be attached again from {}", known.display(), offered.display())]
+    AlreadyKnown {
+        /// `SR` or `VDI`.
+        what: &'static str,
+        /// Its uuid.
+        uuid: String,
+        /// Where it is.
+        known: PathBuf,
+        /// Where it was found again.
+        offered: PathBuf,
+    },
+    /// There is not enough room.
+    #[error(
+        "not enough space on storage repository {sr}: {needed} bytes needed, {free} free, of which {reserve} are kept in reserve"
+    )]
+    NoSpace {
+        /// The SR.
+        sr: SrId,
+        /// Bytes that must be written at least.
+        needed: u64,
+        /// Bytes that are free.
+        free: u64,
+        /// Bytes that stay free whatever comes.
+        reserve: u64,
+    },
+    /// The SR's directory.
+    #[error(transparent)]
+    SrDir(#[from] SrDirError),
+    /// A disk.
+    #[error(transparent)]
+    Disk(#[from] DiskError),
+    /// A stored allocation map.
+    #[error("the stored allocation map cannot be used: {0}")]
+    Map(#[from] MapError),
+    /// The state database.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// A thread that works on the SR.
+    #[error(transparent)]
+    Pool(#[from] IoPoolError),
+}

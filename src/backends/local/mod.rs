@@ -1,0 +1,480 @@
+//! The embedded default: SR directories on this machine's file systems, described by the state database.
+//!
+//! Content is committed by intent, rename and one transaction (`commit`), recovered by following the intents
+//! (`recovery`), and stays for as long as somebody reads it (`pins`).
+
+mod attach;
+mod caretaker;
+mod commit;
+mod content;
+mod error;
+mod labels;
+mod pins;
+mod recovery;
+mod space;
+pub mod sr_dir;
+
+use std::collections::{HashMap, HashSet};
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+
+use crate::disk::io_pool::IoPool;
+use crate::disk::map::AllocationMap;
+use crate::disk::open::open_disk_with;
+use crate::disk::vhd_chain::ParentPlaces;
+use crate::ids::{ContentId, DiskFormat, HostId, PoolId, SrId, VdiId};
+use crate::state::disks::{self, ContentRow, SrRow, VdiRow};
+use crate::state::{Db, StateError, meta, now_ms};
+
+pub use attach::{Attached, Broken, NewSr};
+use caretaker::{Caretaker, Chore};
+pub use commit::{Committed, Destination, Staging};
+pub use content::OpenContent;
+pub use error::LocalError;
+pub use labels::Label;
+pub use pins::{Pin, Pins};
+pub use space::Space;
+use sr_dir::{KeptVdi, SrDir, SrIdentity};
+
+/// Threads that read from one SR at the same time.
+const READERS_PER_SR: NonZeroUsize = NonZeroUsize::new(8).unwrap();
+/// Reads that may wait for a thread; each is at most one chunk of a transfer's share of the budget.
+const WAITING_READS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
+/// Threads that may be set aside because their storage hangs, for each SR.
+const ABANDONED_READERS: usize = 64;
+
+/// What the operator decides about the store.
+#[derive(Debug, Clone)]
+pub struct LocalOptions {
+    /// Folders under which SRs may be made or attached.
+    pub sr_roots: Vec<PathBuf>,
+    /// The form in which the first SR stores new content.
+    pub content_format: DiskFormat,
+    /// Bytes that stay free on every file system (less on small ones: see [`Space`]).
+    pub reserve: u64,
+}
+
+/// Who this installation is: its pool, its host and its default SR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Site {
+    /// The local pool.
+    pub pool: PoolId,
+    /// The one host in it.
+    pub host: HostId,
+    /// Where imports go that name no SR.
+    pub default_sr: SrId,
+}
+
+/// An SR that is attached and locked.
+#[derive(Debug)]
+pub struct Sr {
+    /// Its id.
+    pub id: SrId,
+    /// Its directory.
+    pub dir: SrDir,
+    /// The form in which new content is stored.
+    pub content_format: DiskFormat,
+    /// The threads that work on it.
+    pub io: Arc<IoPool>,
+    missing: Mutex<HashSet<ContentId>>,
+}
+
+impl Sr {
+    fn new(row: &SrRow, dir: SrDir) -> Result<Arc<Self>, LocalError> {
+        let name = format!("sr-{}", row.id.to_string().get(..8).unwrap_or_default());
+        let io = IoPool::new(&name, READERS_PER_SR, WAITING_READS, ABANDONED_READERS)?;
+        Ok(Arc::new(Self {
+            id: row.id,
+            dir,
+            content_format: row.content_format,
+            io: Arc::new(io),
+            missing: Mutex::default(),
+        }))
+    }
+
+    /// Whether the file of a content was not there when the SR was last looked through.
+    pub fn is_missing(&self, content: ContentId) -> bool {
+        self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains(&content)
+    }
+
+    fn set_missing(&self, missing: HashSet<ContentId>) {
+        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    }
+}
+
+/// The local store. Cheap to clone.
+#[derive(Debug, Clone)]
+pub struct LocalStore {
+    inner: Arc<Inner>,
+}
+
+#[derive(Debug)]
+struct Inner {
+    db: Db,
+    site: Site,
+    options: LocalOptions,
+    data: PathBuf,
+    srs: RwLock<HashMap<SrId, Arc<Sr>>>,
+    unavailable: RwLock<HashMap<SrId, String>>,
+    claims: Mutex<HashSet<VdiId>>,
+    pins: Arc<Pins>,
+    caretaker: Caretaker,
+}
+
+/// Excludes other writers from a VDI for as long as it lives.
+#[derive(Debug)]
+pub struct WriteClaim {
+    store: LocalStore,
+    vdi: VdiId,
+}
+
+impl Drop for WriteClaim {
+    fn drop(&mut self) {
+        self.store.inner.claims.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.vdi);
+    }
+}
+
+impl LocalStore {
+    /// Opens the store: makes pool, host and the first SR when the database is new, takes the directories of
+    /// all SRs, finishes or undoes what was interrupted. Blocks; for the start of the server.
+    ///
+    /// # Errors
+    /// When the database or the data directory cannot be used. An SR elsewhere that cannot be taken is
+    /// reported and left out, so that one lost mount does not keep the others from working.
+    pub fn open(db: Db, data: &Path, options: LocalOptions) -> Result<Self, LocalError> {
+        let (caretaker, chores) = Caretaker::new();
+        let data = std::path::absolute(data).unwrap_or_else(|_| data.to_path_buf());
+        let site = site(&db, &data, &options)?;
+        let inner = Inner {
+            db,
+            site,
+            options,
+            data,
+            srs: RwLock::default(),
+            unavailable: RwLock::default(),
+            claims: Mutex::default(),
+            pins: Pins::new(caretaker.clone()),
+            caretaker,
+        };
+        let store = Self { inner: Arc::new(inner) };
+        for row in store.inner.db.call_blocking(|db| Ok(disks::srs(db)?))? {
+            match store.take(&row) {
+                Ok(()) => {}
+                Err(error) if row.id == site.default_sr => return Err(error),
+                Err(error) => {
+                    tracing::error!(sr = %row.id, path = %row.path.display(), %error, "storage repository left out");
+                    let mut unavailable =
+                        store.inner.unavailable.write().unwrap_or_else(PoisonError::into_inner);
+                    unavailable.insert(row.id, error.to_string());
+                }
+            }
+        }
+        let weak = Arc::downgrade(&store.inner);
+        std::thread::Builder::new()
+            .name("caretaker".into())
+            .spawn(move || {
+                caretaker::attend(&chores, |chore| {
+                    if let Some(inner) = weak.upgrade() {
+                        Self { inner }.attend(chore);
+                    }
+                });
+            })
+            .map_err(|source| sr_dir::SrDirError::Io {
+                action: "starting a thread for",
+                path: "caretaker".into(),
+                source,
+            })?;
+        Ok(store)
+    }
+
+    /// Who this installation is.
+    pub fn site(&self) -> Site {
+        self.inner.site
+    }
+
+    /// The state database.
+    pub fn db(&self) -> &Db {
+        &self.inner.db
+    }
+
+    /// An SR that is attached.
+    ///
+    /// # Errors
+    /// [`LocalError::NoSuchSr`], or [`LocalError::SrUnavailable`] when it is known but could not be taken.
+    pub fn sr(&self, id: SrId) -> Result<Arc<Sr>, LocalError> {
+        if let Some(sr) = self.inner.srs.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            return Ok(Arc::clone(sr));
+        }
+        match self.inner.unavailable.read().unwrap_or_else(PoisonError::into_inner).get(&id) {
+            Some(reason) => Err(LocalError::SrUnavailable { sr: id, reason: reason.clone() }),
+            None => Err(LocalError::NoSuchSr(id)),
+        }
+    }
+
+    /// An SR that may be written to.
+    ///
+    /// # Errors
+    /// As [`Self::sr`], and [`LocalError::SrReadOnly`].
+    pub fn writable_sr(&self, id: SrId) -> Result<Arc<Sr>, LocalError> {
+        let sr = self.sr(id)?;
+        if sr.dir.read_only() { Err(LocalError::SrReadOnly(id)) } else { Ok(sr) }
+    }
+
+    /// Keeps other writers from a VDI.
+    ///
+    /// # Errors
+    /// [`LocalError::VdiBusy`] when somebody writes it already.
+    pub fn claim(&self, vdi: VdiId) -> Result<WriteClaim, LocalError> {
+        let mut claims = self.inner.claims.lock().unwrap_or_else(PoisonError::into_inner);
+        if claims.insert(vdi) {
+            Ok(WriteClaim { store: self.clone(), vdi })
+        } else {
+            Err(LocalError::VdiBusy(vdi))
+        }
+    }
+
+    /// Looks a VDI up and pins the content that it refers to, in one step.
+    ///
+    /// # Errors
+    /// [`LocalError::NoSuchVdi`].
+    pub async fn pin_vdi(&self, id: VdiId) -> Result<(VdiRow, ContentRow, Pin), LocalError> {
+        let pins = Arc::clone(&self.inner.pins);
+        let found = self
+            .inner
+            .db
+            .call(move |db| {
+                let Some(vdi) = disks::find_vdi(db, id)? else { return Ok(None) };
+                let Some(content) = disks::find_content(db, vdi.content)? else { return Ok(None) };
+                let pin = pins.pin(vdi.content);
+                Ok(Some((vdi, content, pin)))
+            })
+            .await?;
+        found.ok_or(LocalError::NoSuchVdi(id))
+    }
+
+    /// Opens pinned content, or joins those who have it open.
+    ///
+    /// # Errors
+    /// When its file cannot be read or is not what the database says.
+    pub async fn open_content(&self, pin: &Pin) -> Result<Arc<OpenContent>, LocalError> {
+        if let Some(open) = pin.opened() {
+            return Ok(open);
+        }
+        let mut tries = 0;
+        loop {
+            let content = pin.content();
+            let found = self
+                .inner
+                .db
+                .call(move |db| {
+                    let Some(row) = disks::find_content(db, content)? else { return Ok(None) };
+                    Ok(disks::content_map(db, content)?.map(|map| (row, map)))
+                })
+                .await?;
+            let (row, map) = found.ok_or(LocalError::ContentGone(content))?;
+            let sr = self.sr(row.sr)?;
+            let (io, format) = (Arc::clone(&sr.io), row.format);
+            let opened = sr.io.clone().run(move || open_file(&sr, row, format, &map, io)).await?;
+            match opened {
+                Ok(open) => {
+                    let open = Arc::new(open);
+                    pin.share(&open);
+                    return Ok(open);
+                }
+                // A commit that is just moving the file aside: its new place is in the database in a moment.
+                Err(LocalError::Disk(crate::disk::error::DiskError::NotFound { .. })) if tries < 5 => {
+                    tries += 1;
+                    tokio::time::sleep(std::time::Duration::from_millis(20 << tries)).await;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+    }
+
+    /// Stores a VDI's name, description and tags anew.
+    ///
+    /// # Errors
+    /// [`LocalError::NoSuchVdi`].
+    pub async fn edit_vdi(
+        &self,
+        id: VdiId,
+        edit: impl Fn(&mut VdiRow) + Send + 'static,
+    ) -> Result<(), LocalError> {
+        let found = self
+            .inner
+            .db
+            .transaction(move |tx| {
+                let Some(mut row) = disks::find_vdi(tx, id)? else { return Ok(None) };
+                edit(&mut row);
+                disks::update_vdi(tx, &row)?;
+                Ok(Some(row.sr))
+            })
+            .await?;
+        let sr = found.ok_or(LocalError::NoSuchVdi(id))?;
+        self.inner.caretaker.ask(Chore::WriteNames(sr));
+        Ok(())
+    }
+
+    /// Stores an SR's name, description and tags anew.
+    ///
+    /// # Errors
+    /// [`LocalError::NoSuchSr`].
+    pub async fn edit_sr(
+        &self,
+        id: SrId,
+        edit: impl Fn(&mut SrRow) + Send + 'static,
+    ) -> Result<(), LocalError> {
+        let found = self
+            .inner
+            .db
+            .transaction(move |tx| {
+                let Some(mut row) = disks::find_sr(tx, id)? else { return Ok(false) };
+                edit(&mut row);
+                disks::update_sr(tx, &row)?;
+                Ok(true)
+            })
+            .await?;
+        if !found {
+            return Err(LocalError::NoSuchSr(id));
+        }
+        self.inner.caretaker.ask(Chore::WriteNames(id));
+        Ok(())
+    }
+
+    /// Writes all names that have changed into the SRs' directories. Blocks; for the end of the server.
+    pub fn settle(&self) {
+        let srs: Vec<_> =
+            self.inner.srs.read().unwrap_or_else(PoisonError::into_inner).keys().copied().collect();
+        for sr in srs {
+            self.attend(Chore::WriteNames(sr));
+        }
+    }
+
+    fn attend(&self, chore: Chore) {
+        let done = match chore {
+            Chore::Remove(content) => self.remove_dropped(content),
+            Chore::WriteNames(sr) => self.write_names(sr),
+        };
+        if let Err(error) = done {
+            tracing::error!(?chore, %error, "a chore failed; the next start does it again");
+        }
+    }
+
+    /// Removes a content that nothing refers to and nobody reads.
+    fn remove_dropped(&self, content: ContentId) -> Result<(), LocalError> {
+        let Some(row) = self.inner.db.call_blocking(move |db| Ok(disks::find_content(db, content)?))? else {
+            return Ok(());
+        };
+        if row.dropped {
+            let sr = self.sr(row.sr)?;
+            // Under both names: it may be on its way from one to the other.
+            let aside = SrDir::pinned_file(row.id, row.format);
+            for file in [&row.file, &aside] {
+                sr.dir.unlink(file)?;
+                sr.dir.sync_folder_of(file)?;
+            }
+            self.inner.db.transaction_blocking(move |tx| Ok(disks::delete_content(tx, content)?))?;
+        }
+        Ok(())
+    }
+
+    fn write_names(&self, id: SrId) -> Result<(), LocalError> {
+        let sr = self.sr(id)?;
+        if sr.dir.read_only() {
+            return Ok(());
+        }
+        let found = self.inner.db.call_blocking(move |db| {
+            let Some(row) = disks::find_sr(db, id)? else { return Ok(None) };
+            let mut kept = Vec::new();
+            for vdi in disks::vdis_of_sr(db, id)? {
+                if let Some(content) = disks::find_content(db, vdi.content)? {
+                    kept.push(kept_vdi(vdi, content));
+                }
+            }
+            Ok(Some((row, kept)))
+        })?;
+        if let Some((row, kept)) = found {
+            sr.dir.write_identity(&identity(&row))?;
+            sr.dir.write_kept_vdis(&kept)?;
+        }
+        Ok(())
+    }
+}
+
+fn open_file(
+    sr: &Sr,
+    row: ContentRow,
+    format: DiskFormat,
+    map: &[u8],
+    io: Arc<IoPool>,
+) -> Result<OpenContent, LocalError> {
+    let places = ParentPlaces { directories: vec![sr.dir.path().to_path_buf()], known: Vec::new() };
+    let disk = open_disk_with(&sr.dir.file(&row.file), format, &places)?;
+    if disk.virtual_size() != row.virtual_size {
+        return Err(LocalError::Disk(crate::disk::error::DiskError::SizeMismatch {
+            expected: row.virtual_size,
+            found: disk.virtual_size(),
+        }));
+    }
+    let map = Arc::new(AllocationMap::decode(map)?);
+    Ok(OpenContent { reader: disk.reader(), row, map, io })
+}
+
+fn identity(row: &SrRow) -> SrIdentity {
+    SrIdentity {
+        format_version: sr_dir::SR_FORMAT_VERSION,
+        uuid: row.id,
+        name_label: row.name_label.clone(),
+        name_description: row.name_description.clone(),
+        tags: row.tags.clone(),
+        content_format: row.content_format,
+    }
+}
+
+fn kept_vdi(vdi: VdiRow, content: ContentRow) -> KeptVdi {
+    KeptVdi {
+        kind: if vdi.snapshot_of.is_some() { "VDI-snapshot" } else { "VDI" }.into(),
+        id: vdi.id,
+        file: content.file,
+        content: content.id.to_string(),
+        name_label: vdi.name_label,
+        name_description: vdi.name_description,
+        tags: vdi.tags,
+        vdi_type: vdi.vdi_type,
+        created_ms: vdi.created_ms,
+        snapshot_of: vdi.snapshot_of,
+        snapshot_ms: vdi.snapshot_ms,
+    }
+}
+
+/// Reads who this installation is; decides it, in one transaction, when the database is new.
+fn site(db: &Db, data: &Path, options: &LocalOptions) -> Result<Site, LocalError> {
+    let fresh = Site { pool: PoolId::random(), host: HostId::random(), default_sr: SrId::random() };
+    let first = SrRow {
+        id: fresh.default_sr,
+        name_label: "local".into(),
+        name_description: "Gantry's own storage, in its data directory".into(),
+        tags: Vec::new(),
+        path: data.join("srs").join(fresh.default_sr.to_string()),
+        content_format: options.content_format,
+        read_only: false,
+        created_ms: now_ms(),
+    };
+    Ok(db.transaction_blocking(move |tx| {
+        if let Some(text) = meta::get(tx, "site")? {
+            let bad = || StateError::Corrupt { what: "meta.site", found: text.clone() };
+            let mut ids = text.split(' ');
+            let mut next = || ids.next().ok_or_else(bad);
+            let (pool, host, sr) = (next()?, next()?, next()?);
+            return Ok(Site {
+                pool: pool.parse().map_err(|_| bad())?,
+                host: host.parse().map_err(|_| bad())?,
+                default_sr: sr.parse().map_err(|_| bad())?,
+            });
+        }
+        meta::set(tx, "site", &format!("{} {} {}", fresh.pool, fresh.host, fresh.default_sr))?;
+        disks::insert_sr(tx, &first)?;
+        Ok(fresh)
+    })?)
+}

@@ -1,0 +1,171 @@
+//! What the start of a server makes of an SR that was left in the middle of something. It follows what the
+//! database says was intended, not what happens to lie in the folders.
+
+use std::collections::HashSet;
+
+use crate::ids::ContentId;
+use crate::state::disks::{self, IntentRow, SrRow};
+
+use super::sr_dir::{SrDir, SrDirError};
+use super::{LocalError, LocalStore, Sr};
+
+impl LocalStore {
+    /// Takes the directory of an SR that the database knows, and brings both into agreement. Blocks.
+    ///
+    /// # Errors
+    /// When the directory is another SR's, is in use, or cannot be read.
+    pub(super) fn take(&self, row: &SrRow) -> Result<(), LocalError> {
+        let found = SrDir::identity(&row.path)?;
+        if let Some(found) = found.filter(|found| found.uuid != row.id) {
+            return Err(LocalError::BadPath {
+                path: row.path.clone(),
+                reason: format!("it holds the storage repository {}, not {}", found.uuid, row.id),
+            });
+        }
+        let dir = SrDir::take(&row.path, row.read_only)?;
+        let sr = Sr::new(row, dir)?;
+        if !row.read_only {
+            self.recover(&sr)?;
+        }
+        self.look_for_missing(&sr)?;
+        let mut srs = self.inner.srs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
+        srs.insert(row.id, sr);
+        drop(srs);
+        self.write_names(row.id)
+    }
+
+    fn recover(&self, sr: &Sr) -> Result<(), LocalError> {
+        let id = sr.id;
+        for intent in self.inner.db.call_blocking(move |db| Ok(disks::intents_of_sr(db, id)?))? {
+            tracing::warn!(vdi = %intent.vdi, content = %intent.content, "undoing a commit that was interrupted");
+            undo_moves(&sr.dir, &intent)?;
+            self.inner.db.transaction_blocking(move |tx| Ok(disks::delete_intent(tx, intent.content)?))?;
+        }
+        let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
+        for content in contents.iter().filter(|content| content.dropped) {
+            let aside = SrDir::pinned_file(content.id, content.format);
+            for file in [&content.file, &aside] {
+                sr.dir.unlink(file)?;
+            }
+            let gone = content.id;
+            self.inner.db.transaction_blocking(move |tx| Ok(disks::delete_content(tx, gone)?))?;
+        }
+        let kept: HashSet<&str> =
+            contents.iter().filter(|content| !content.dropped).map(|content| content.file.as_str()).collect();
+        sweep(&sr.dir, &kept)
+    }
+
+    fn look_for_missing(&self, sr: &Sr) -> Result<(), LocalError> {
+        let id = sr.id;
+        let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
+        let missing: HashSet<ContentId> = contents
+            .into_iter()
+            .filter(|content| !content.dropped && !sr.dir.exists(&content.file))
+            .map(|content| content.id)
+            .collect();
+        if !missing.is_empty() {
+            tracing::error!(sr = %sr.id, count = missing.len(), "files of VDIs are missing");
+        }
+        sr.set_missing(missing);
+        Ok(())
+    }
+}
+
+/// Removes what lies in Gantry's own folders and belongs to nothing.
+pub(super) fn sweep(dir: &SrDir, kept: &HashSet<&str>) -> Result<(), LocalError> {
+    for folder in ["work", "pinned"] {
+        for file in dir.own_files(folder)? {
+            if !kept.contains(file.as_str()) {
+                tracing::info!(%file, "sweeping a file that belongs to nothing");
+                dir.unlink(&file)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Undoes the file moves of a commit whose transaction did not happen, however far they got.
+pub(super) fn undo_moves(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirError> {
+    let moved = !dir.exists(&intent.staged);
+    match &intent.old {
+        None if moved => dir.unlink(&intent.target)?,
+        // The second name is made before anything is moved: without it, nothing was.
+        Some(old) if dir.exists(&old.aside) => {
+            if moved && old.file != intent.target {
+                dir.unlink(&intent.target)?;
+            }
+            // Over the new file, if that has taken the old one's name. When both names are still those of one
+            // file, the rename does nothing, and the second name goes below.
+            dir.rename(&old.aside, &old.file)?;
+            dir.unlink(&old.aside)?;
+            dir.sync_folder_of(&old.aside)?;
+        }
+        None | Some(_) => {}
+    }
+    dir.unlink(&intent.staged)?;
+    dir.sync_folder_of(&intent.staged)?;
+    dir.sync_folder_of(&intent.target)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ids::{SrId, VdiId};
+    use crate::state::disks::ReplacedContent;
+    use std::fs;
+
+    /// The moves of a replacement, stopped after each of them.
+    fn stopped_after(steps: usize, old_file: &str, target: &str) -> (tempfile::TempDir, SrDir, IntentRow) {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = SrDir::take(folder.path(), false).unwrap();
+        let intent = IntentRow {
+            content: ContentId::random(),
+            sr: SrId::random(),
+            vdi: VdiId::random(),
+            staged: ".gantry/work/new".into(),
+            target: target.into(),
+            old: Some(ReplacedContent {
+                content: ContentId::random(),
+                file: old_file.into(),
+                aside: ".gantry/pinned/old".into(),
+            }),
+            job: None,
+            epoch: 1,
+        };
+        fs::write(dir.file(old_file), "old").unwrap();
+        fs::write(dir.file(&intent.staged), "new").unwrap();
+        if steps > 0 {
+            dir.keep_as(old_file, ".gantry/pinned/old").unwrap();
+        }
+        if steps > 1 {
+            dir.rename(&intent.staged, target).unwrap();
+        }
+        (folder, dir, intent)
+    }
+
+    #[test]
+    fn a_replacement_that_stopped_at_any_step_leaves_the_old_content_alone() {
+        for (old_file, target) in [("a.raw", "a.raw"), ("a.vhd", "a.raw")] {
+            for steps in 0..3 {
+                let (_folder, dir, intent) = stopped_after(steps, old_file, target);
+                undo_moves(&dir, &intent).unwrap();
+                // Doing it again, after a crash in the middle of it, changes nothing.
+                undo_moves(&dir, &intent).unwrap();
+                assert_eq!(fs::read_to_string(dir.file(old_file)).unwrap(), "old", "step {steps}");
+                assert_eq!(dir.own_files("work").unwrap(), Vec::<String>::new());
+                assert_eq!(dir.own_files("pinned").unwrap(), Vec::<String>::new());
+                assert_eq!(dir.exists(target), old_file == target);
+            }
+        }
+    }
+
+    #[test]
+    fn a_new_disk_whose_commit_stopped_is_gone() {
+        let (_folder, dir, mut intent) = stopped_after(0, "other.raw", "new.raw");
+        intent.old = None;
+        dir.rename(&intent.staged, &intent.target).unwrap();
+        undo_moves(&dir, &intent).unwrap();
+        assert!(!dir.exists("new.raw"));
+        assert!(dir.exists("other.raw"));
+    }
+}

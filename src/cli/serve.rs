@@ -1,0 +1,112 @@
+//! `gantry serve`.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use tokio::signal::unix::{SignalKind, signal};
+
+use crate::config::{Config, Overrides};
+use crate::{server, telemetry};
+
+/// Arguments of `gantry serve`.
+#[derive(Debug, clap::Args)]
+#[command(
+    after_help = "Examples:\n  gantry serve\n  gantry serve --data /var/lib/gantry --listen 0.0.0.0:8080\n  \
+                        gantry serve --config /etc/gantry.toml\n  gantry serve --print-config"
+)]
+pub struct ServeArgs {
+    /// Configuration file (TOML)
+    #[arg(long, value_name = "FILE")]
+    config: Option<PathBuf>,
+    /// Data directory [default: ./gantry-data]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Address to listen on, may be given several times; port 0 takes a free one [default: 127.0.0.1:8080]
+    #[arg(long, value_name = "ADDR:PORT")]
+    listen: Vec<SocketAddr>,
+    /// Print the effective configuration as TOML and exit; secrets are masked
+    #[arg(long)]
+    print_config: bool,
+}
+
+/// Runs the service until it is told to stop. Returns the exit code: 0 drained, 1 for trouble with the data
+/// directory, an address or a disk, 2 for a bad configuration.
+pub fn run(args: ServeArgs) -> u8 {
+    let overrides = Overrides { config: args.config, data: args.data, listen: args.listen };
+    let config = match Config::load(&overrides) {
+        Ok(config) => config,
+        Err(error) => {
+            super::complain(&error);
+            return 2;
+        }
+    };
+    if args.print_config {
+        return match config.print() {
+            Ok(text) => super::print_out(&text),
+            Err(error) => {
+                super::complain(&error);
+                2
+            }
+        };
+    }
+    if let Err(error) = telemetry::init(&config.log) {
+        super::complain(&error);
+        return 2;
+    }
+    for warning in config.warnings() {
+        tracing::warn!("{warning}");
+    }
+    actix_rt::System::new().block_on(serve(config))
+}
+
+async fn serve(config: Config) -> u8 {
+    // Before anything else, so that no signal is lost while the state is being opened.
+    let signals = signal(SignalKind::terminate()).and_then(|terminate| {
+        Ok((terminate, signal(SignalKind::interrupt())?, signal(SignalKind::hangup())?))
+    });
+    let (mut terminate, mut interrupt, mut hangup) = match signals {
+        Ok(signals) => signals,
+        Err(error) => {
+            super::complain(&error);
+            return 1;
+        }
+    };
+    let running = match server::start(config).await {
+        Ok(running) => running,
+        Err(error) => {
+            super::complain(&error);
+            return 1;
+        }
+    };
+    let mut lines = String::new();
+    for url in running.urls() {
+        lines.push_str(&format!("gantry listening on {url}\n"));
+    }
+    // Whoever started the program may have closed its output; that is no reason to stop serving.
+    let mut out = std::io::stdout();
+    drop(out.write_all(lines.as_bytes()).and_then(|()| out.flush()));
+    loop {
+        tokio::select! {
+            _ = terminate.recv() => break,
+            _ = interrupt.recv() => break,
+            _ = hangup.recv() => {
+                tracing::warn!("SIGHUP: nothing in the configuration can be changed while the server runs yet");
+            }
+        }
+    }
+    tracing::info!("draining: a second signal stops at once");
+    let stopping = running.stop();
+    tokio::select! {
+        stopped = stopping => {
+            if stopped.cut > 0 {
+                tracing::warn!(transfers = stopped.cut, "transfers had to be stopped");
+            }
+            tracing::info!("drained");
+            0
+        }
+        // Nobody waits for anything: not for threads, not for open answers.
+        _ = terminate.recv() => std::process::exit(1),
+        _ = interrupt.recv() => std::process::exit(1),
+    }
+}

@@ -1,0 +1,342 @@
+//! Memory for chunks in flight: one budget for all transfers, and each transfer's share of it.
+//!
+//! A share is `min(window, budget / (n + 1))` with n transfers, and never less than two chunks of 64 KiB.
+//! Chunks become smaller as transfers multiply. The first two chunks of a transfer are always granted, so
+//! that no transfer waits for another; what it reads ahead beyond them needs room in its share and in the
+//! budget. A chunk's permit is taken with its buffer and given back when the last `Bytes` of it is dropped,
+//! wherever that happens. Buffers go back to a pool of bounded size.
+
+use std::collections::HashMap;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::task::{Context, Waker};
+
+use bytes::Bytes;
+
+/// Smallest chunk.
+pub const MIN_CHUNK_BYTES: usize = 64 << 10;
+/// Largest chunk.
+pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+/// Chunks that every transfer gets whatever the budget says.
+const GRANTED_CHUNKS: usize = 2;
+/// Largest number of chunks that one transfer reads ahead.
+const MAX_READ_AHEAD: u64 = 8;
+/// Memory that unused buffers may keep, in bytes; none is kept when there is no transfer.
+const POOL_BYTES: usize = 16 << 20;
+
+/// The memory for all transfers' chunks.
+#[derive(Debug)]
+pub struct Budget {
+    limit_bytes: u64,
+    window_bytes: u64,
+    state: Mutex<State>,
+}
+
+#[derive(Debug, Default)]
+struct State {
+    used_bytes: u64,
+    next_share: u64,
+    shares: HashMap<u64, Held>,
+    /// Number of shares that have a waker.
+    waiting: usize,
+    /// Unused buffers, each of a power of two in length.
+    pool: Vec<Vec<u8>>,
+    pool_bytes: usize,
+}
+
+/// What one share's chunks take.
+#[derive(Debug, Default)]
+struct Held {
+    bytes: u64,
+    chunks: usize,
+    waker: Option<Waker>,
+}
+
+impl Budget {
+    /// A budget of `limit_bytes` for all, of which one transfer takes `window_bytes` at most.
+    pub fn new(limit_bytes: u64, window_bytes: u64) -> Arc<Self> {
+        Arc::new(Self { limit_bytes, window_bytes, state: Mutex::default() })
+    }
+
+    /// Adds a transfer; the others' shares become smaller.
+    pub fn register(self: &Arc<Self>) -> Share {
+        let mut state = self.lock();
+        let id = state.next_share;
+        state.next_share += 1;
+        state.shares.insert(id, Held::default());
+        Share { id, budget: Arc::clone(self) }
+    }
+
+    /// Memory in bytes that chunks take now, wherever they are. More than the limit only by what is granted
+    /// to every transfer.
+    pub fn used_bytes(&self) -> u64 {
+        self.lock().used_bytes
+    }
+
+    /// The limit in bytes.
+    pub fn limit_bytes(&self) -> u64 {
+        self.limit_bytes
+    }
+
+    /// Number of transfers that have a share.
+    pub fn transfers(&self) -> usize {
+        self.lock().shares.len()
+    }
+
+    /// No code panics while it holds the lock.
+    fn lock(&self) -> MutexGuard<'_, State> {
+        self.state.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn window_of(&self, transfers: usize) -> u64 {
+        let fair = self.limit_bytes / (transfers as u64 + 1);
+        fair.min(self.window_bytes).max((GRANTED_CHUNKS * MIN_CHUNK_BYTES) as u64)
+    }
+
+    fn give_back(&self, share: u64, buffer: Vec<u8>) {
+        let mut guard = self.lock();
+        let state = &mut *guard;
+        state.used_bytes -= buffer.len() as u64;
+        if let Some(held) = state.shares.get_mut(&share) {
+            held.bytes -= buffer.len() as u64;
+            held.chunks -= 1;
+        }
+        if !state.shares.is_empty() && state.pool_bytes + buffer.len() <= POOL_BYTES {
+            state.pool_bytes += buffer.len();
+            state.pool.push(buffer);
+        }
+        let woken = state.take_wakers();
+        drop(guard);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+impl State {
+    /// Everybody who waits for room. To be woken without the lock: a waker may drop what it wakes.
+    fn take_wakers(&mut self) -> Vec<Waker> {
+        if self.waiting == 0 {
+            return Vec::new();
+        }
+        self.waiting = 0;
+        self.shares.values_mut().filter_map(|held| held.waker.take()).collect()
+    }
+}
+
+/// The window, cut into eight chunks of a power of two in length.
+fn chunk_bytes(window: u64) -> usize {
+    let eighth = (window / MAX_READ_AHEAD).clamp(MIN_CHUNK_BYTES as u64, MAX_CHUNK_BYTES as u64);
+    1 << eighth.ilog2()
+}
+
+/// One transfer's part of the budget.
+#[derive(Debug)]
+pub struct Share {
+    id: u64,
+    budget: Arc<Budget>,
+}
+
+impl Share {
+    /// Memory in bytes that this transfer's chunks may take now.
+    pub fn window_bytes(&self) -> u64 {
+        self.budget.window_of(self.budget.transfers())
+    }
+
+    /// Length in bytes of a chunk now: a power of two.
+    pub fn chunk_bytes(&self) -> usize {
+        chunk_bytes(self.window_bytes())
+    }
+
+    /// Number of chunks to have under way now, 2 to 8.
+    pub fn read_ahead(&self) -> usize {
+        let window = self.window_bytes();
+        (window / chunk_bytes(window) as u64).clamp(GRANTED_CHUNKS as u64, MAX_READ_AHEAD) as usize
+    }
+
+    /// A buffer of `len` bytes with its permit, of unspecified content. `None`: there is no room, and the
+    /// task is woken when a chunk was given back.
+    pub(super) fn poll_buffer(&self, cx: &Context<'_>, len: usize) -> Option<ChunkBuffer> {
+        let capacity = len.next_power_of_two().max(MIN_CHUNK_BYTES);
+        let bytes = capacity as u64;
+        let mut state = self.budget.lock();
+        let state = &mut *state;
+        let window = self.budget.window_of(state.shares.len());
+        let budget_has_room = state.used_bytes + bytes <= self.budget.limit_bytes;
+        let held = state.shares.get_mut(&self.id)?;
+        if held.chunks >= GRANTED_CHUNKS && !(budget_has_room && held.bytes + bytes <= window) {
+            if held.waker.replace(cx.waker().clone()).is_none() {
+                state.waiting += 1;
+            }
+            return None;
+        }
+        held.bytes += bytes;
+        held.chunks += 1;
+        state.used_bytes += bytes;
+        let pooled = state.pool.iter().rposition(|buffer| buffer.len() == capacity);
+        let data = match pooled.map(|at| state.pool.swap_remove(at)) {
+            Some(buffer) => {
+                state.pool_bytes -= capacity;
+                buffer
+            }
+            None => vec![0; capacity],
+        };
+        Some(ChunkBuffer { data, len, share: self.id, budget: Arc::clone(&self.budget) })
+    }
+}
+
+impl Drop for Share {
+    fn drop(&mut self) {
+        let mut guard = self.budget.lock();
+        let state = &mut *guard;
+        if state.shares.remove(&self.id).is_some_and(|held| held.waker.is_some()) {
+            state.waiting -= 1;
+        }
+        if state.shares.is_empty() {
+            state.pool = Vec::new();
+            state.pool_bytes = 0;
+        }
+        // The others' shares have grown.
+        let woken = state.take_wakers();
+        drop(guard);
+        woken.into_iter().for_each(Waker::wake);
+    }
+}
+
+/// A chunk being made, and its permit.
+#[derive(Debug)]
+pub(super) struct ChunkBuffer {
+    /// As long as what the permit is for.
+    data: Vec<u8>,
+    len: usize,
+    share: u64,
+    budget: Arc<Budget>,
+}
+
+impl ChunkBuffer {
+    /// The chunk's bytes, to be written.
+    pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
+        self.data.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// The finished chunk. The permit goes with it.
+    pub(super) fn freeze(self) -> Bytes {
+        Bytes::from_owner(self)
+    }
+}
+
+impl AsRef<[u8]> for ChunkBuffer {
+    fn as_ref(&self) -> &[u8] {
+        self.data.get(..self.len).unwrap_or_default()
+    }
+}
+
+impl Drop for ChunkBuffer {
+    fn drop(&mut self) {
+        self.budget.give_back(self.share, std::mem::take(&mut self.data));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::{AtomicUsize, Ordering};
+    use std::task::Wake;
+
+    const MIB: u64 = 1 << 20;
+
+    #[derive(Default)]
+    struct Woken(AtomicUsize);
+
+    impl Wake for Woken {
+        fn wake(self: Arc<Self>) {
+            self.0.fetch_add(1, Ordering::Relaxed);
+        }
+    }
+
+    fn take(share: &Share, len: usize) -> Option<ChunkBuffer> {
+        share.poll_buffer(&Context::from_waker(Waker::noop()), len)
+    }
+
+    #[test]
+    fn a_share_is_the_window_or_its_part_of_the_budget_and_never_under_two_small_chunks() {
+        let budget = Budget::new(512 * MIB, 32 * MIB);
+        let mut shares = vec![budget.register()];
+        let first =
+            |shares: &[Share]| (shares[0].window_bytes(), shares[0].chunk_bytes(), shares[0].read_ahead());
+        assert_eq!(first(&shares), (32 * MIB, 1 << 20, 8));
+        shares.extend((1..63).map(|_| budget.register()));
+        assert_eq!(first(&shares), (8 * MIB, 1 << 20, 8));
+        shares.extend((63..1000).map(|_| budget.register()));
+        assert_eq!(first(&shares), (512 * MIB / 1001, 64 << 10, 8));
+        shares.extend((1000..9000).map(|_| budget.register()));
+        assert_eq!(first(&shares), (128 << 10, 64 << 10, 2));
+        assert_eq!(budget.transfers(), 9000);
+        drop(shares);
+        assert_eq!((budget.transfers(), budget.used_bytes()), (0, 0));
+    }
+
+    #[test]
+    fn two_chunks_are_granted_to_everyone_and_more_only_while_there_is_room() {
+        let budget = Budget::new(3 * MIB, 32 * MIB);
+        let (one, two) = (budget.register(), budget.register());
+        let mut held: Vec<_> = (0..2).map(|_| take(&one, 1 << 20).unwrap()).collect();
+        assert!(take(&one, 64 << 10).is_none(), "its share is 1 MiB");
+        held.extend((0..2).map(|_| take(&two, 1 << 20).unwrap()));
+        assert_eq!(budget.used_bytes(), 4 * MIB);
+        drop(two);
+        assert!(take(&one, 64 << 10).is_none(), "the budget is used up");
+        held.truncate(1);
+        assert_eq!(budget.used_bytes(), MIB);
+        assert!(take(&one, 512 << 10).is_some());
+    }
+
+    #[test]
+    fn a_permit_travels_with_its_bytes_and_comes_back_with_the_last_of_them() {
+        let budget = Budget::new(8 * MIB, 8 * MIB);
+        let share = budget.register();
+        let mut chunk = take(&share, 100_000).unwrap();
+        chunk.bytes_mut().fill(7);
+        let bytes = chunk.freeze();
+        assert_eq!(bytes, vec![7; 100_000]);
+        assert_eq!(budget.used_bytes(), 128 << 10);
+        let slice = bytes.slice(5..6);
+        drop((bytes, share));
+        assert_eq!(budget.used_bytes(), 128 << 10);
+        drop(slice);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[test]
+    fn who_waits_for_room_is_woken_when_a_chunk_or_a_share_goes() {
+        let budget = Budget::new(2 * MIB, 2 * MIB);
+        let (one, two) = (budget.register(), budget.register());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut held: Vec<_> = (0..2).map(|_| take(&one, 1 << 20).unwrap()).collect();
+        let wait = || assert!(one.poll_buffer(&Context::from_waker(&waker), 1 << 20).is_none());
+        wait();
+        wait();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        drop(take(&two, 1).unwrap());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
+        wait();
+        drop(two);
+        assert_eq!(woken.0.load(Ordering::Relaxed), 2);
+        wait();
+        held.pop();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn buffers_are_used_again_and_the_pool_is_bounded_and_empty_without_transfers() {
+        let budget = Budget::new(512 * MIB, 512 * MIB);
+        let share = budget.register();
+        let first = take(&share, 1 << 20).unwrap();
+        let address = first.data.as_ptr();
+        drop(first);
+        assert_eq!(take(&share, 1 << 20).unwrap().data.as_ptr(), address);
+        drop((0..64).map(|_| take(&share, 1 << 20).unwrap()).collect::<Vec<_>>());
+        assert_eq!(budget.lock().pool_bytes, POOL_BYTES);
+        drop(share);
+        assert_eq!(budget.lock().pool_bytes, 0);
+        assert!(budget.lock().pool.is_empty());
+    }
+}

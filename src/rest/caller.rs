@@ -1,0 +1,159 @@
+//! Who sends a request, and what he may do.
+
+use std::cell::RefCell;
+use std::net::{IpAddr, Ipv4Addr};
+use std::rc::Rc;
+
+use actix_web::http::header::HeaderMap;
+use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use futures_util::future::LocalBoxFuture;
+
+use crate::auth::{AuthError, Capability, CredentialProblem, Principal, credentials_from};
+use crate::ids::{SrId, UserId};
+use crate::transfers::import::ImportPlan;
+
+use super::App;
+use super::error::ApiError;
+
+/// An authenticated sender. When the request was admitted by the hook for `Expect: 100-continue`, what that
+/// found is in here.
+#[derive(Debug, Clone)]
+pub struct Caller {
+    principal: Principal,
+    plan: Rc<RefCell<Option<ImportPlan>>>,
+}
+
+impl Caller {
+    /// A sender with nothing planned yet.
+    pub fn new(principal: Principal) -> Self {
+        Self { principal, plan: Rc::default() }
+    }
+
+    /// A sender whose upload was admitted.
+    pub fn with_plan(self, plan: ImportPlan) -> Self {
+        self.plan.replace(Some(plan));
+        self
+    }
+
+    /// Takes the plan of the upload that was admitted.
+    pub fn take_plan(&self) -> Option<ImportPlan> {
+        self.plan.borrow_mut().take()
+    }
+
+    /// The user.
+    pub fn user(&self) -> UserId {
+        self.principal.user
+    }
+
+    /// The user with his rights.
+    pub fn principal(&self) -> &Principal {
+        &self.principal
+    }
+
+    /// Refuses what role or token do not allow.
+    ///
+    /// # Errors
+    /// [`ApiError::Forbidden`].
+    pub fn require(
+        &self,
+        capability: Capability,
+        object: Option<&str>,
+        resource: &'static str,
+    ) -> Result<(), ApiError> {
+        self.principal.require(capability).map_err(|forbidden| ApiError::Forbidden {
+            object: object.map(str::to_owned),
+            action: forbidden.missing.name(),
+            resource,
+        })
+    }
+
+    /// Refuses an object that the token does not see.
+    ///
+    /// # Errors
+    /// [`ApiError::Forbidden`].
+    pub fn require_sr(&self, sr: SrId, object: &str) -> Result<(), ApiError> {
+        if self.principal.sees(object, Some(&sr.to_string())) {
+            return Ok(());
+        }
+        Err(ApiError::Forbidden { object: Some(object.to_owned()), action: "read", resource: "object" })
+    }
+
+    /// Finds out who has sent a request with these headers.
+    ///
+    /// # Errors
+    /// 400, 401 and 429 as the contract has them.
+    pub async fn authenticate(
+        app: &App,
+        headers: &HeaderMap,
+        peer: Option<IpAddr>,
+    ) -> Result<Self, ApiError> {
+        let cookies = headers.get_all("cookie").filter_map(|value| value.to_str().ok());
+        let authorization = headers.get("authorization").map(|value| value.to_str().unwrap_or(" "));
+        let credentials = credentials_from(cookies, authorization).map_err(|problem| match problem {
+            CredentialProblem::Multiple => ApiError::BadCredentials(
+                "Having multiple authentication methods is not supported, please choose one",
+            ),
+            CredentialProblem::Malformed => ApiError::BadCredentials("Malformed Authorization header"),
+            CredentialProblem::Invalid => ApiError::Unauthenticated,
+        })?;
+        let credentials = credentials.ok_or(ApiError::Unauthenticated)?;
+        let address = client_address(app, headers, peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
+        let principal = app.authenticator.authenticate(credentials, address).await.map_err(refusal)?;
+        Ok(Self::new(principal))
+    }
+}
+
+/// What a client is told of a failed authentication.
+pub fn refusal(error: AuthError) -> ApiError {
+    match error {
+        AuthError::Invalid => ApiError::Unauthenticated,
+        AuthError::TooFast { retry_after } => ApiError::TooFast {
+            retry_after: retry_after.as_millis().div_ceil(1000).max(1).try_into().unwrap_or(1),
+        },
+        error => ApiError::Auth(error),
+    }
+}
+
+/// The client's address: the peer's, or, behind proxies that are trusted, what the nearest of them that is not
+/// says.
+fn client_address(app: &App, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+    let trusted =
+        |address: IpAddr| app.config.http.trusted_proxies.iter().any(|network| network.contains(address));
+    let mut address = peer;
+    if !trusted(address) {
+        return address;
+    }
+    let forwarded: Vec<&str> = headers
+        .get_all("x-forwarded-for")
+        .filter_map(|value| value.to_str().ok())
+        .flat_map(|value| value.split(','))
+        .collect();
+    for hop in forwarded.iter().rev() {
+        match hop.trim().parse() {
+            Ok(hop) => address = hop,
+            Err(_) => break,
+        }
+        if !trusted(address) {
+            break;
+        }
+    }
+    address
+}
+
+impl FromRequest for Caller {
+    type Error = ApiError;
+    type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
+
+    fn from_request(request: &HttpRequest, _: &mut actix_web::dev::Payload) -> Self::Future {
+        let admitted = request.extensions().get::<Self>().cloned();
+        let app = request.app_data::<web::Data<App>>().cloned();
+        let (headers, peer) = (request.headers().clone(), request.peer_addr().map(|peer| peer.ip()));
+        Box::pin(async move {
+            if let Some(admitted) = admitted {
+                return Ok(admitted);
+            }
+            let app = app.ok_or(ApiError::NotImplemented("a service without its state"))?;
+            Self::authenticate(&app, &headers, peer).await
+        })
+    }
+}

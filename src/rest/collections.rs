@@ -1,0 +1,387 @@
+//! Collections and single objects: `GET /rest/v0`, `GET /<collection>`, `GET /<collection>/<id>`.
+
+use actix_web::http::header::CONTENT_TYPE;
+use actix_web::{HttpRequest, HttpResponse, web};
+use bytes::Bytes;
+use futures_util::stream;
+use serde_json::{Map, Value};
+
+use crate::auth::{Capability, Principal};
+use crate::inventory::{Collection, Inventory};
+
+use super::App;
+use super::JSON;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::query::Query;
+
+/// Objects that are read from the database in one go.
+const PAGE_ROWS: u32 = 200;
+
+/// Which members of an object are shown.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Fields {
+    /// None: only the link.
+    Link,
+    /// All, with the link.
+    All,
+    /// These, with the link.
+    Some(Vec<Vec<String>>),
+}
+
+/// How a collection is to be answered.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Listing {
+    fields: Fields,
+    limit: Option<u64>,
+    form: Form,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Form {
+    Array,
+    Lines,
+    Markdown,
+}
+
+impl Listing {
+    /// Reads the parameters that all collections take.
+    ///
+    /// # Errors
+    /// 422 for what cannot be taken; 501 for a filter, which is not evaluated yet.
+    pub fn of(query: &Query) -> Result<Self, ApiError> {
+        if query.text("filter")?.is_some_and(|filter| !filter.trim().is_empty()) {
+            return Err(ApiError::NotImplemented("the filter language"));
+        }
+        let fields = match query.text("fields")? {
+            None => Fields::Link,
+            Some("*") => Fields::All,
+            Some(list) => Fields::Some(
+                list.split(',')
+                    .filter(|name| !name.is_empty())
+                    .map(|name| name.split('.').map(str::to_owned).collect())
+                    .collect(),
+            ),
+        };
+        let lines = query.flag("ndjson")?;
+        let markdown = query.flag("markdown")?;
+        let form = match (lines, markdown) {
+            (true, true) => {
+                return Err(ApiError::invalid(
+                    "markdown",
+                    "markdown and ndjson exclude each other",
+                    Some(true.into()),
+                ));
+            }
+            (true, false) => Form::Lines,
+            (false, true) => Form::Markdown,
+            (false, false) => Form::Array,
+        };
+        Ok(Self { fields, limit: query.number("limit")?, form })
+    }
+
+    /// An object as an element of a collection.
+    pub fn element(&self, object: Value, href: &str) -> Value {
+        let mut members = match (&self.fields, object) {
+            (Fields::Link, _) => return href.into(),
+            (Fields::All, Value::Object(members)) => members,
+            (Fields::Some(names), object) => picked(&object, names),
+            (Fields::All, _) => Map::new(),
+        };
+        members.insert("href".into(), href.into());
+        Value::Object(members)
+    }
+
+    /// Answers with elements that are all known.
+    pub fn answer(&self, mut elements: Vec<Value>) -> HttpResponse {
+        if let Some(limit) = self.limit.and_then(|limit| usize::try_from(limit).ok()) {
+            elements.truncate(limit);
+        }
+        match self.form {
+            Form::Array => HttpResponse::Ok().content_type(JSON).json(elements),
+            Form::Lines => {
+                let mut body = Vec::new();
+                elements.iter().for_each(|element| push_line(&mut body, element));
+                // A stream, because clients of this form expect one: no length.
+                let once = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(body))]);
+                HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/x-ndjson")).streaming(once)
+            }
+            Form::Markdown => HttpResponse::Ok()
+                .insert_header((CONTENT_TYPE, "text/markdown; charset=utf-8"))
+                .body(markdown(&elements)),
+        }
+    }
+}
+
+fn push_line(body: &mut Vec<u8>, element: &Value) {
+    // Writing a value into memory cannot fail.
+    drop(serde_json::to_writer(&mut *body, element));
+    body.push(b'\n');
+}
+
+/// The members of an object that exist under these names; a name may be a path.
+fn picked(object: &Value, names: &[Vec<String>]) -> Map<String, Value> {
+    let mut shown = Map::new();
+    for path in names {
+        let found = path.iter().try_fold(object, |value, name| value.get(name));
+        let Some(value) = found else { continue };
+        let Some((last, outer)) = path.split_last() else { continue };
+        let mut target = Some(&mut shown);
+        for name in outer {
+            target = target.and_then(|map| {
+                map.entry(name.clone()).or_insert_with(|| Value::Object(Map::new())).as_object_mut()
+            });
+        }
+        if let Some(target) = target {
+            target.insert(last.clone(), value.clone());
+        }
+    }
+    shown
+}
+
+fn markdown(elements: &[Value]) -> String {
+    if elements.is_empty() {
+        return "No results.\n".into();
+    }
+    let mut columns: Vec<&str> = Vec::new();
+    for members in elements.iter().filter_map(Value::as_object) {
+        for name in members.keys().filter(|name| *name != "href") {
+            if !columns.contains(&name.as_str()) {
+                columns.push(name);
+            }
+        }
+    }
+    let cell = |value: Option<&Value>| match value {
+        None => String::new(),
+        Some(Value::String(text)) => text.replace('|', "\\|").replace('\n', " "),
+        Some(other) => other.to_string().replace('|', "\\|"),
+    };
+    if columns.is_empty() {
+        let link = |element: &Value| cell(element.get("href").or(Some(element)));
+        return elements.iter().map(link).map(|line| line + "\n").collect();
+    }
+    let mut text = format!("| {} |\n|{}\n", columns.join(" | "), " --- |".repeat(columns.len()));
+    for element in elements {
+        let cells: Vec<String> = columns.iter().map(|name| cell(element.get(name))).collect();
+        text.push_str(&format!("| {} |\n", cells.join(" | ")));
+    }
+    text
+}
+
+/// `GET /rest/v0`: the collections.
+///
+/// # Errors
+/// 422 for parameters that cannot be taken.
+pub async fn root(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Read, None, "collection")?;
+    let listing = Listing::of(&Query::of(&request)?)?;
+    let own = Collection::ALL.iter().map(|one| (one.name(), Some(one.kind())));
+    let more = [("tasks", Some("task")), ("users", Some("user"))];
+    let entries = own.chain(more).map(|(name, kind)| {
+        let mut object = Map::new();
+        object.insert("id".into(), name.into());
+        if let Some(kind) = kind {
+            object.insert("type".into(), kind.into());
+        }
+        listing.element(Value::Object(object), &format!("/rest/v0/{name}"))
+    });
+    Ok(listing.answer(entries.collect()))
+}
+
+/// `GET /<collection>`.
+///
+/// # Errors
+/// 422 for parameters that cannot be taken.
+pub async fn list(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    collection: Collection,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Read, None, collection.name())?;
+    let listing = Listing::of(&Query::of(&request)?)?;
+    let walk = Walk {
+        inventory: app.inventory.clone(),
+        principal: caller.principal().clone(),
+        collection,
+        listing: listing.clone(),
+        after: String::new(),
+        left: listing.limit.unwrap_or(u64::MAX),
+    };
+    match listing.form {
+        Form::Markdown => {
+            let (mut walk, mut all) = (walk, Vec::new());
+            while let Some(mut page) = walk.next().await? {
+                all.append(&mut page);
+            }
+            Ok(listing.answer(all))
+        }
+        form => stream_elements(walk, form).await,
+    }
+}
+
+/// Answers a collection page by page: the first is read before the head is sent, so that trouble is a status.
+async fn stream_elements(mut walk: Walk, form: Form) -> Result<HttpResponse, ApiError> {
+    let first = walk.next().await?;
+    let kind = if form == Form::Lines { "application/x-ndjson" } else { JSON };
+    let state = (walk, first, form, Progress::Begun);
+    let pages = stream::try_unfold(state, |(mut walk, mut page, form, progress)| async move {
+        let separator: &[u8] = if form == Form::Lines { b"" } else { b"," };
+        let mut body = Vec::new();
+        let mut written = match progress {
+            Progress::Ended => return Ok::<_, ApiError>(None),
+            Progress::Begun => {
+                if form == Form::Array {
+                    body.extend_from_slice(b"[\n");
+                }
+                false
+            }
+            Progress::Written => true,
+        };
+        let next = match page.take() {
+            Some(elements) => {
+                for element in &elements {
+                    if written {
+                        body.extend_from_slice(separator);
+                        if form == Form::Array {
+                            body.push(b'\n');
+                        }
+                    }
+                    if form == Form::Lines {
+                        push_line(&mut body, element);
+                    } else {
+                        drop(serde_json::to_writer(&mut body, element));
+                    }
+                    written = true;
+                }
+                walk.next().await?
+            }
+            None => None,
+        };
+        let progress = match &next {
+            Some(_) if written => Progress::Written,
+            Some(_) => Progress::Begun,
+            None => {
+                if form == Form::Array {
+                    body.extend_from_slice(if written { b"\n]\n" } else { b"]\n" });
+                }
+                Progress::Ended
+            }
+        };
+        Ok(Some((Bytes::from(body), (walk, next, form, progress))))
+    });
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).streaming(pages))
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Progress {
+    Begun,
+    Written,
+    Ended,
+}
+
+/// A walk through a collection.
+struct Walk {
+    inventory: Inventory,
+    principal: Principal,
+    collection: Collection,
+    listing: Listing,
+    after: String,
+    left: u64,
+}
+
+impl Walk {
+    /// The next elements; `None` at the end, never an empty page.
+    async fn next(&mut self) -> Result<Option<Vec<Value>>, ApiError> {
+        while self.left > 0 {
+            let page = self.inventory.page(self.collection, &self.after, PAGE_ROWS).await?;
+            let Some(last) = page.last() else { return Ok(None) };
+            self.after = text(last, "id").to_owned();
+            let seen = page.into_iter().filter(|object| sees(&self.principal, object));
+            let mut elements = Vec::new();
+            for object in seen.take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
+                let href = format!("/rest/v0/{}/{}", self.collection.name(), text(&object, "id"));
+                elements.push(self.listing.element(object, &href));
+            }
+            self.left = self.left.saturating_sub(elements.len() as u64);
+            if !elements.is_empty() {
+                return Ok(Some(elements));
+            }
+        }
+        Ok(None)
+    }
+}
+
+fn text<'a>(object: &'a Value, member: &str) -> &'a str {
+    object.get(member).and_then(Value::as_str).unwrap_or_default()
+}
+
+/// Whether a token that is limited to some objects shows this one.
+fn sees(principal: &Principal, object: &Value) -> bool {
+    principal.sees(text(object, "id"), object.get("$SR").and_then(Value::as_str))
+}
+
+/// `GET /<collection>/<id>`.
+///
+/// # Errors
+/// 404, also for an object of another type; 403 for one that the token does not see.
+pub async fn one(
+    app: web::Data<App>,
+    caller: Caller,
+    collection: Collection,
+    id: &str,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Read, Some(id), collection.name())?;
+    let object = existing(&app, collection, id).await?;
+    if !sees(caller.principal(), &object) {
+        return Err(ApiError::Forbidden {
+            object: Some(id.into()),
+            action: "read",
+            resource: collection.kind(),
+        });
+    }
+    Ok(HttpResponse::Ok().content_type(JSON).json(object))
+}
+
+/// An object that must be in a collection.
+///
+/// # Errors
+/// 404.
+pub async fn existing(app: &App, collection: Collection, id: &str) -> Result<Value, ApiError> {
+    let found = app.inventory.object(collection, id).await?;
+    found.ok_or_else(|| ApiError::NoSuchObject { kind: collection.kind(), id: id.to_owned() })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn listing(query: &str) -> Listing {
+        Listing::of(&Query::parse(query).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn elements_are_links_unless_members_are_asked_for() {
+        let object = json!({"id": "x", "CPUs": {"number": 2, "max": 4}, "name_label": "a"});
+        let shown = |query| listing(query).element(object.clone(), "/l");
+        assert_eq!(shown(""), json!("/l"));
+        assert_eq!(shown("fields="), json!({"href": "/l"}));
+        assert_eq!(shown("fields=name_label,unknown"), json!({"name_label": "a", "href": "/l"}));
+        assert_eq!(shown("fields=CPUs.number"), json!({"CPUs": {"number": 2}, "href": "/l"}));
+        assert_eq!(
+            shown("fields=CPUs.number,CPUs.max"),
+            json!({"CPUs": {"number": 2, "max": 4}, "href": "/l"})
+        );
+        assert_eq!(shown("fields=*")["href"], "/l");
+        assert_eq!(shown("fields=*")["id"], "x");
+    }
+
+    #[test]
+    fn markdown_is_a_table_of_the_members_or_a_list_of_links() {
+        assert_eq!(markdown(&[]), "No results.\n");
+        assert_eq!(markdown(&[json!("/a"), json!("/b")]), "/a\n/b\n");
+        let rows = [json!({"a": "x|y", "b": {"c": 1}, "href": "/a"})];
+        assert_eq!(markdown(&rows), "| a | b |\n| --- | --- |\n| x\\|y | {\"c\":1} |\n");
+    }
+}

@@ -1,0 +1,140 @@
+//! The outermost layer of the HTTP service: what has to be done for every request because the HTTP library
+//! does not do it.
+//!
+//! - The body of a request that was answered early is read and discarded for up to a second after the answer,
+//!   so that the client can read why it was refused; dropped at once, the answer would be lost (HTTP/2), or a
+//!   chunked body would be drained without limit (HTTP/1.1).
+//! - Requests are counted per connection.
+
+use std::cell::RefCell;
+use std::pin::Pin;
+use std::rc::Rc;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use actix_http::error::PayloadError;
+use actix_http::{HttpMessage, Payload};
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::ServiceRequest;
+use bytes::Bytes;
+use futures_util::Stream;
+use tokio::time::Sleep;
+
+use super::connection::InFlight;
+
+/// How long an unread request body is discarded after the answer is out.
+const DISCARD: Duration = Duration::from_secs(1);
+
+/// A request's body that outlives the handler which may or may not read it.
+#[derive(Clone)]
+pub struct SharedPayload {
+    inner: Rc<RefCell<Option<Payload>>>,
+}
+
+impl SharedPayload {
+    /// Takes over a body.
+    pub fn new(payload: Payload) -> Self {
+        let inner = if matches!(payload, Payload::None) { None } else { Some(payload) };
+        Self { inner: Rc::new(RefCell::new(inner)) }
+    }
+
+    /// Puts itself into a request in place of its body. `None` when the request has none.
+    pub fn install(request: &mut ServiceRequest) -> Option<Self> {
+        let shared = Self::new(request.take_payload());
+        if shared.is_done() {
+            return None;
+        }
+        let stream: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(shared.clone());
+        request.set_payload(Payload::Stream { payload: stream });
+        Some(shared)
+    }
+
+    fn is_done(&self) -> bool {
+        self.inner.borrow().is_none()
+    }
+
+    fn forget(&self) {
+        self.inner.borrow_mut().take();
+    }
+}
+
+impl Stream for SharedPayload {
+    type Item = Result<Bytes, PayloadError>;
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
+        let mut inner = self.inner.borrow_mut();
+        let Some(payload) = inner.as_mut() else { return Poll::Ready(None) };
+        let polled = Pin::new(payload).poll_next(cx);
+        if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
+            inner.take();
+        }
+        polled
+    }
+}
+
+/// An answer's body that keeps the request's body, and the request's place on its connection, until it is out.
+pub struct Held {
+    body: BoxBody,
+    ended: bool,
+    unread: Option<SharedPayload>,
+    until: Option<Pin<Box<Sleep>>>,
+    http2: bool,
+    _in_flight: Option<InFlight>,
+}
+
+impl Held {
+    /// Wraps the body of an answer.
+    pub fn new(
+        body: BoxBody,
+        unread: Option<SharedPayload>,
+        http2: bool,
+        in_flight: Option<InFlight>,
+    ) -> Self {
+        Self { body, ended: false, unread, until: None, http2, _in_flight: in_flight }
+    }
+}
+
+/// The request's body was longer than anybody wants to read.
+#[derive(Debug, thiserror::Error)]
+#[error("the request's body was not read to its end")]
+struct Unread;
+
+impl MessageBody for Held {
+    type Error = Box<dyn std::error::Error>;
+
+    fn size(&self) -> BodySize {
+        self.body.size()
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        let this = self.get_mut();
+        if !this.ended {
+            match Pin::new(&mut this.body).poll_next(cx) {
+                Poll::Ready(None) => this.ended = true,
+                other => return other,
+            }
+        }
+        let Some(unread) = &mut this.unread else { return Poll::Ready(None) };
+        let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(DISCARD)));
+        loop {
+            match Pin::new(&mut *unread).poll_next(cx) {
+                Poll::Ready(Some(Ok(_))) => {}
+                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(None),
+                Poll::Pending => break,
+            }
+            // A client that sends without a pause must not keep the loop from looking at the clock.
+            if until.is_elapsed() {
+                break;
+            }
+        }
+        match std::future::Future::poll(until.as_mut(), cx) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(()) => {
+                unread.forget();
+                // HTTP/1.1 would go on draining a chunked body: an error closes the connection. On HTTP/2 the
+                // stream ends here, and what the client still sends is refused.
+                if this.http2 { Poll::Ready(None) } else { Poll::Ready(Some(Err(Box::new(Unread)))) }
+            }
+        }
+    }
+}

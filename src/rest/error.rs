@@ -1,0 +1,458 @@
+//! Everything that a client can be told went wrong, and the only place where it becomes HTTP.
+
+use std::fmt;
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::{CONTENT_RANGE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
+use gantry_actors::EngineError;
+use serde_json::{Value, json};
+
+use super::JSON;
+use crate::auth::AuthError;
+use crate::backends::local::LocalError;
+use crate::backends::local::sr_dir::SrDirError;
+use crate::disk::error::DiskError;
+use crate::formats::ImageError;
+use crate::formats::vhd::VhdError;
+use crate::image::produce::ProduceError;
+use crate::state::StateError;
+use crate::transfers::import::{BeginError, ImportError};
+
+/// A parameter or a member of a body that cannot be taken.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Invalid {
+    /// The parameter; members of a body are `body.<name>`.
+    pub name: String,
+    /// What is wrong with it.
+    pub message: String,
+    /// What was given.
+    pub value: Option<Value>,
+}
+
+/// An answer that is not what the client wished for.
+#[derive(Debug)]
+pub enum ApiError {
+    /// 401
+    Unauthenticated,
+    /// 400, about credentials
+    BadCredentials(&'static str),
+    /// 429
+    TooFast {
+        /// Seconds until it makes sense to try again.
+        retry_after: u64,
+    },
+    /// 403: the role or the token does not allow it.
+    Forbidden {
+        /// The object, when it is about one.
+        object: Option<String>,
+        /// What was tried.
+        action: &'static str,
+        /// On what kind of thing.
+        resource: &'static str,
+    },
+    /// 403: an operation that is not for this caller.
+    ForbiddenOperation {
+        /// What was tried.
+        operation: &'static str,
+        /// Why not.
+        reason: &'static str,
+    },
+    /// 404 for an object
+    NoSuchObject {
+        /// The type that the contract gives it.
+        kind: &'static str,
+        /// The id that was asked for.
+        id: String,
+    },
+    /// 404 for a route
+    NoSuchRoute {
+        /// The method.
+        method: String,
+        /// The path.
+        path: String,
+    },
+    /// 404 for an action
+    NoSuchAction {
+        /// Its name.
+        name: String,
+        /// Why there is none.
+        reason: &'static str,
+    },
+    /// 400 for a body that is not what its type says
+    MalformedBody(String),
+    /// 413 for a body of parameters
+    BodyTooLong {
+        /// The most that is read, bytes.
+        limit: u64,
+    },
+    /// 422 for parameters
+    Invalid(Vec<Invalid>),
+    /// 422 for what is meant
+    Unprocessable {
+        /// The stable word for it.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// 400 for a request that makes no sense
+    BadRequest {
+        /// The stable word for it.
+        code: &'static str,
+        /// What is wrong.
+        message: String,
+    },
+    /// 408: an upload that has fallen silent
+    Silent {
+        /// Seconds without a byte.
+        seconds: u64,
+    },
+    /// 409: a task that has not ended cannot be forgotten
+    TaskRunning {
+        /// The task.
+        id: String,
+    },
+    /// 409: aborted by somebody else
+    Aborted,
+    /// 409: the address has other bytes now
+    ContentChanged {
+        /// The entity tag that it has now.
+        etag: String,
+    },
+    /// 412
+    PreconditionFailed {
+        /// The entity tag that it has.
+        etag: String,
+    },
+    /// 416
+    RangeNotSatisfiable {
+        /// The representation's length, bytes.
+        len: u64,
+        /// Its entity tag.
+        etag: String,
+    },
+    /// 501
+    NotImplemented(&'static str),
+    /// 505
+    HttpVersion,
+    /// An import
+    Import(ImportError),
+    /// The local store
+    Store(LocalError),
+    /// A VHD that cannot be made
+    Vhd(VhdError),
+    /// A source that cannot be read
+    Source(ProduceError),
+    /// The engine
+    Engine(EngineError),
+    /// The state database
+    State(StateError),
+    /// Authentication itself
+    Auth(AuthError),
+}
+
+/// What a client sees of an error.
+struct Shown {
+    status: StatusCode,
+    code: &'static str,
+    error: Value,
+    data: Option<Value>,
+}
+
+impl ApiError {
+    /// One parameter that cannot be taken.
+    pub fn invalid(name: impl Into<String>, message: impl Into<String>, value: Option<Value>) -> Self {
+        Self::Invalid(vec![Invalid { name: name.into(), message: message.into(), value }])
+    }
+
+    fn shown(&self) -> Shown {
+        let show = |status, code, error: String| Shown { status, code, error: error.into(), data: None };
+        let with =
+            |status, code, error: String, data| Shown { status, code, error: error.into(), data: Some(data) };
+        match self {
+            Self::Unauthenticated => {
+                show(StatusCode::UNAUTHORIZED, "unauthenticated", "invalid credentials".into())
+            }
+            Self::BadCredentials(message) => {
+                show(StatusCode::BAD_REQUEST, "bad_credentials", (*message).into())
+            }
+            Self::TooFast { retry_after } => show(
+                StatusCode::TOO_MANY_REQUESTS,
+                "too_many_failed_logins",
+                format!("too fast authentication tries: try again in {retry_after} s"),
+            ),
+            Self::Forbidden { object, action, resource } => with(
+                StatusCode::FORBIDDEN,
+                "not_enough_privileges",
+                "not enough privileges".into(),
+                json!({ "missingPrivileges": [{ "objectId": object, "action": action, "resource": resource }] }),
+            ),
+            Self::ForbiddenOperation { operation, reason } => with(
+                StatusCode::FORBIDDEN,
+                "forbidden_operation",
+                format!("forbidden operation: {operation}"),
+                json!({ "operation": operation, "reason": reason }),
+            ),
+            Self::NoSuchObject { kind, id } => with(
+                StatusCode::NOT_FOUND,
+                "no_such_object",
+                format!("no such {kind} {id}"),
+                json!({ "id": id, "type": kind }),
+            ),
+            Self::NoSuchRoute { method, path } => {
+                show(StatusCode::NOT_FOUND, "no_such_route", format!("no such route {method} {path}"))
+            }
+            Self::NoSuchAction { name, reason } => {
+                show(StatusCode::NOT_FOUND, "no_such_action", format!("no such action {name}: {reason}"))
+            }
+            Self::MalformedBody(message) => show(StatusCode::BAD_REQUEST, "malformed_body", message.clone()),
+            Self::BodyTooLong { limit } => show(
+                StatusCode::PAYLOAD_TOO_LARGE,
+                "body_too_long",
+                format!("the body is longer than {limit} bytes, the most that is read (http.max_json)"),
+            ),
+            Self::Invalid(list) => {
+                let error = list.iter().map(|one| {
+                    let mut shown = json!({ "message": one.message });
+                    if let (Some(value), Some(shown)) = (&one.value, shown.as_object_mut()) {
+                        shown.insert("value".into(), value.clone());
+                    }
+                    (one.name.clone(), shown)
+                });
+                Shown {
+                    status: StatusCode::UNPROCESSABLE_ENTITY,
+                    code: "invalid_parameters",
+                    error: Value::Object(error.collect()),
+                    data: Some(json!({})),
+                }
+            }
+            Self::Unprocessable { code, message } => {
+                with(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone(), json!({}))
+            }
+            Self::BadRequest { code, message } => show(StatusCode::BAD_REQUEST, code, message.clone()),
+            Self::Silent { seconds } => show(
+                StatusCode::REQUEST_TIMEOUT,
+                "upload_silent",
+                format!("no byte of the upload came for {seconds} s (transfers.upload_idle)"),
+            ),
+            Self::TaskRunning { id } => with(
+                StatusCode::CONFLICT,
+                "task_running",
+                format!("the task {id} has not ended: abort it first"),
+                json!({ "id": id }),
+            ),
+            Self::Aborted => show(StatusCode::CONFLICT, "aborted", "the transfer was aborted".into()),
+            Self::ContentChanged { etag } => with(
+                StatusCode::CONFLICT,
+                "content_changed",
+                format!(
+                    "the disk's content was replaced within the last 24 hours, so a part of it might be added to \
+                     bytes of the old content: download from the beginning, or send If-Range with {etag} for the \
+                     new content or with the tag of the old one"
+                ),
+                json!({ "etag": etag }),
+            ),
+            Self::PreconditionFailed { etag } => with(
+                StatusCode::PRECONDITION_FAILED,
+                "precondition_failed",
+                format!("If-Match does not name the current entity tag {etag}"),
+                json!({ "etag": etag }),
+            ),
+            Self::RangeNotSatisfiable { len, etag } => with(
+                StatusCode::RANGE_NOT_SATISFIABLE,
+                "range_not_satisfiable",
+                format!("no byte of the range exists: the whole has {len} bytes"),
+                json!({ "length": len, "etag": etag }),
+            ),
+            Self::NotImplemented(what) => {
+                show(StatusCode::NOT_IMPLEMENTED, "not_implemented", format!("{what} is not implemented"))
+            }
+            Self::HttpVersion => show(
+                StatusCode::HTTP_VERSION_NOT_SUPPORTED,
+                "http_version",
+                "this answer has no known length: HTTP/1.1 is needed for it".into(),
+            ),
+            Self::Import(error) => show(import_status(error), error.code(), error.to_string()),
+            Self::Store(error) => {
+                let (status, code) = store_class(error);
+                Shown { status, code, error: error.to_string().into(), data: store_data(error) }
+            }
+            Self::Vhd(error) => {
+                with(StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.to_string(), json!({}))
+            }
+            Self::Source(error) => {
+                show(StatusCode::INTERNAL_SERVER_ERROR, "storage_error", error.to_string())
+            }
+            Self::Engine(error) => {
+                show(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", error.to_string())
+            }
+            Self::State(error) => {
+                show(StatusCode::SERVICE_UNAVAILABLE, "state_unavailable", error.to_string())
+            }
+            Self::Auth(error) => {
+                show(StatusCode::SERVICE_UNAVAILABLE, "state_unavailable", error.to_string())
+            }
+        }
+    }
+
+    fn add_headers(&self, response: &mut HttpResponseBuilder) {
+        match self {
+            Self::Unauthenticated => {
+                response.insert_header((WWW_AUTHENTICATE, HeaderValue::from_static("Basic realm=\"xo\"")));
+            }
+            Self::TooFast { retry_after } => {
+                response.insert_header((RETRY_AFTER, retry_after.to_string()));
+            }
+            Self::RangeNotSatisfiable { len, etag } => {
+                response.insert_header((CONTENT_RANGE, format!("bytes */{len}")));
+                response.insert_header((ETAG, etag.as_str()));
+            }
+            Self::PreconditionFailed { etag } | Self::ContentChanged { etag } => {
+                response.insert_header((ETAG, etag.as_str()));
+            }
+            Self::Engine(_) => {
+                response.insert_header((RETRY_AFTER, "5"));
+            }
+            _ => {}
+        }
+    }
+}
+
+fn import_status(error: &ImportError) -> StatusCode {
+    match error {
+        ImportError::Image(_) | ImportError::WrongSize { .. } | ImportError::WrongDigest { .. } => {
+            StatusCode::UNPROCESSABLE_ENTITY
+        }
+        ImportError::BrokenOff { .. } => StatusCode::BAD_REQUEST,
+        ImportError::Aborted => StatusCode::CONFLICT,
+        ImportError::Disk(error) => disk_class(error).0,
+        ImportError::Store(error) => store_class(error).0,
+        ImportError::Worker(_) => StatusCode::INTERNAL_SERVER_ERROR,
+    }
+}
+
+fn disk_class(error: &DiskError) -> (StatusCode, &'static str) {
+    match error {
+        error if error.is_no_space() => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
+        DiskError::Vhd { source, .. } => (StatusCode::UNPROCESSABLE_ENTITY, source.code()),
+        DiskError::BadSize { .. } | DiskError::FileTooLarge { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "bad_size")
+        }
+        _ => (StatusCode::INTERNAL_SERVER_ERROR, "storage_error"),
+    }
+}
+
+fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
+    match error {
+        LocalError::NoSuchVdi(_) | LocalError::NoSuchSr(_) => (StatusCode::NOT_FOUND, "no_such_object"),
+        LocalError::SrUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "sr_unavailable"),
+        LocalError::SrReadOnly(_) => (StatusCode::CONFLICT, "sr_read_only"),
+        LocalError::SrNotEmpty { .. } => (StatusCode::CONFLICT, "sr_not_empty"),
+        LocalError::VdiBusy(_) => (StatusCode::CONFLICT, "vdi_busy"),
+        LocalError::VdiHasChildren { .. } => (StatusCode::CONFLICT, "vdi_has_children"),
+        LocalError::ContentReplaced(_) => (StatusCode::CONFLICT, "content_replaced"),
+        LocalError::ContentGone(_) => (StatusCode::GONE, "content_gone"),
+        LocalError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_path"),
+        LocalError::AlreadyKnown { .. } => (StatusCode::CONFLICT, "already_exists"),
+        LocalError::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
+        LocalError::SrDir(SrDirError::Locked { .. }) => (StatusCode::CONFLICT, "sr_locked"),
+        LocalError::SrDir(SrDirError::BadIdentity { .. } | SrDirError::Newer { .. }) => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "bad_sr_identity")
+        }
+        LocalError::SrDir(SrDirError::Io { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_error"),
+        LocalError::Disk(error) => disk_class(error),
+        LocalError::Map(_) => (StatusCode::INTERNAL_SERVER_ERROR, "bad_allocation_map"),
+        LocalError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state_unavailable"),
+        LocalError::Pool(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_error"),
+    }
+}
+
+fn store_data(error: &LocalError) -> Option<Value> {
+    match error {
+        LocalError::NoSuchVdi(id) => Some(json!({ "id": id, "type": "VDI" })),
+        LocalError::NoSuchSr(id) => Some(json!({ "id": id, "type": "SR" })),
+        LocalError::SrNotEmpty { sr, count } => Some(json!({ "id": sr, "count": count })),
+        LocalError::NoSpace { sr, needed, free, reserve } => {
+            Some(json!({ "id": sr, "needed": needed, "free": free, "reserve": reserve }))
+        }
+        LocalError::AlreadyKnown { uuid, known, offered, .. } => {
+            Some(json!({ "id": uuid, "known": known, "offered": offered }))
+        }
+        LocalError::VdiHasChildren { vdi, children } => Some(json!({ "id": vdi, "children": children })),
+        _ => None,
+    }
+}
+
+impl fmt::Display for ApiError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let shown = self.shown();
+        match shown.error {
+            Value::String(text) => f.write_str(&text),
+            other => other.fmt(f),
+        }
+    }
+}
+
+impl std::error::Error for ApiError {}
+
+impl ResponseError for ApiError {
+    fn status_code(&self) -> StatusCode {
+        self.shown().status
+    }
+
+    fn error_response(&self) -> HttpResponse {
+        let Shown { status, code, error, data } = self.shown();
+        if status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE {
+            tracing::error!(%status, code, error = ?self, "a request failed");
+        }
+        let mut body = json!({ "error": error, "code": code });
+        if let (Some(data), Some(body)) = (data, body.as_object_mut()) {
+            body.insert("data".into(), data);
+        }
+        let mut response = HttpResponse::build(status);
+        self.add_headers(&mut response);
+        response.content_type(JSON).json(body)
+    }
+}
+
+impl From<LocalError> for ApiError {
+    fn from(error: LocalError) -> Self {
+        Self::Store(error)
+    }
+}
+
+impl From<StateError> for ApiError {
+    fn from(error: StateError) -> Self {
+        Self::State(error)
+    }
+}
+
+impl From<EngineError> for ApiError {
+    fn from(error: EngineError) -> Self {
+        Self::Engine(error)
+    }
+}
+
+impl From<ImageError> for ApiError {
+    fn from(error: ImageError) -> Self {
+        Self::Import(ImportError::Image(error))
+    }
+}
+
+impl From<ImportError> for ApiError {
+    fn from(error: ImportError) -> Self {
+        match error {
+            ImportError::Store(error) => Self::Store(error),
+            error => Self::Import(error),
+        }
+    }
+}
+
+impl From<BeginError> for ApiError {
+    fn from(error: BeginError) -> Self {
+        match error {
+            BeginError::Engine(error) => Self::Engine(error),
+            BeginError::Store(error) => Self::Store(error),
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! `GET|HEAD /vdis/<id>.vhd|.raw`: a disk's content as a seekable file that does not exist.
+
+use std::ops::Range;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use actix_web::body::{BodySize, MessageBody};
+use actix_web::http::header::{
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
+};
+use actix_web::http::{Method, StatusCode};
+use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
+use gantry_actors::JobFailure;
+use tokio_util::sync::WaitForCancellationFutureOwned;
+
+use crate::auth::Capability;
+use crate::backends::local;
+use crate::ids::{DiskFormat, VdiId};
+use crate::image::produce::{ChunkStream, ProduceCounters, produce};
+use crate::state::disks::VdiRow;
+use crate::state::now_ms;
+use crate::transfers::export::{ExportRequest, Reader};
+use crate::transfers::representation::Representation;
+
+use super::App;
+use super::caller::Caller;
+use super::connection::Connection;
+use super::error::ApiError;
+use super::flow::{self, Flow};
+use super::preconditions::{self, Verdict};
+use super::query::Query;
+use super::ranges::{self, Selection};
+
+/// For how long a replaced content makes bare ranges dangerous.
+const RECENT_CHANGE_MS: i64 = 24 * 60 * 60 * 1000;
+
+/// Answers a request for a disk's content.
+///
+/// # Errors
+/// As the contract lists them; all before the first byte.
+pub async fn serve(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: String,
+    format: DiskFormat,
+    snapshot: bool,
+) -> Result<HttpResponse, ApiError> {
+    let kind = if snapshot { "VDI-snapshot" } else { "VDI" };
+    let no_such = || ApiError::NoSuchObject { kind, id: id.clone() };
+    let vdi: VdiId = id.parse().map_err(|_| no_such())?;
+    caller.require(Capability::Export, Some(&vdi.to_string()), "vdi")?;
+    let query = Query::of(&request)?;
+    query.flag("preferNbd")?;
+    query.number("nbdConcurrency")?;
+
+    let (row, _, pin) = app.store.pin_vdi(vdi).await?;
+    if row.snapshot_of.is_some() != snapshot {
+        return Err(no_such());
+    }
+    caller.require_sr(row.sr, &vdi.to_string())?;
+    let mut pin = Arc::new(pin);
+    let mut representation = represent(&app, &pin, format).await?;
+    let headers = request.headers();
+    // Bytes that were replaced can still be had by who names them, for as long as his transfer holds them.
+    if let Some(held) = named_tag(&request).and_then(|tag| app.exports.held(vdi, &tag)) {
+        if held.1 == format && representation.etag != named_tag(&request).unwrap_or_default() {
+            pin = held.0;
+            representation = represent(&app, &pin, format).await?;
+        }
+    }
+    let (etag, len) = (representation.etag.clone(), representation.len());
+    let get = request.method() == Method::GET;
+    let verdict = preconditions::evaluate(headers, &etag, get);
+    match verdict {
+        Verdict::Failed => return Err(ApiError::PreconditionFailed { etag }),
+        Verdict::NotModified => {
+            let mut response = HttpResponse::build(StatusCode::NOT_MODIFIED);
+            common_headers(&mut response, &etag);
+            return Ok(response.finish());
+        }
+        Verdict::Proceed | Verdict::ProceedWhole => {}
+    }
+    let range_header = headers.get("range").filter(|_| get && verdict == Verdict::Proceed);
+    let selection = match range_header.map(HeaderValue::to_str) {
+        Some(Ok(text)) => {
+            if ranges::continues(text) && !preconditions::names_its_content(headers) && changed_lately(&row) {
+                return Err(ApiError::ContentChanged { etag });
+            }
+            ranges::select(text, len)
+        }
+        _ => Selection::Whole,
+    };
+    let (status, range) = match selection {
+        Selection::Whole => (StatusCode::OK, 0..len),
+        Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
+        Selection::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { len, etag }),
+    };
+    let mut response = HttpResponse::build(status);
+    common_headers(&mut response, &etag);
+    response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")));
+    response.insert_header((CONTENT_DISPOSITION, format!("attachment; filename={vdi}.{format}")));
+    if status == StatusCode::PARTIAL_CONTENT {
+        response.insert_header((
+            CONTENT_RANGE,
+            format!("bytes {}-{}/{len}", range.start, range.end.saturating_sub(1)),
+        ));
+    }
+    if !get {
+        return Ok(response.body(HeadBody(range.end - range.start)));
+    }
+    let content = representation.content.row.id;
+    let wanted = ExportRequest { user: caller.user(), vdi, content, format, etag, len, range: range.clone() };
+    let reader = app.exports.join(&wanted, &pin).await?;
+    response.insert_header(("Gantry-Task", reader.task().to_string()));
+    let body = begin(&app, &request, representation, pin, reader, range).await?;
+    Ok(response.body(body))
+}
+
+fn named_tag(request: &HttpRequest) -> Option<String> {
+    let value = request.headers().get("if-match").or_else(|| request.headers().get("if-range"))?;
+    value.to_str().ok().map(|tag| tag.trim().to_owned())
+}
+
+fn changed_lately(row: &VdiRow) -> bool {
+    row.content_changed_ms.is_some_and(|changed| now_ms().saturating_sub(changed) < RECENT_CHANGE_MS)
+}
+
+async fn represent(app: &App, pin: &local::Pin, format: DiskFormat) -> Result<Representation, ApiError> {
+    let content = app.store.open_content(pin).await?;
+    // Counting the blocks of a large map takes a moment; an executor must not spend it.
+    let made = content.io.clone().run(move || Representation::new(content, format)).await;
+    made.map_err(local::LocalError::from)?.map_err(ApiError::Vhd)
+}
+
+fn common_headers(response: &mut HttpResponseBuilder, etag: &str) {
+    response.insert_header((ETAG, etag));
+    response.insert_header((ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+    response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-transform, private")));
+}
+
+/// Opens the stream and waits for its first chunk, so that a source that cannot be read is a status and not a
+/// broken answer.
+async fn begin(
+    app: &App,
+    request: &HttpRequest,
+    representation: Representation,
+    pin: Arc<local::Pin>,
+    reader: Reader,
+    range: Range<u64>,
+) -> Result<TransferBody, ApiError> {
+    let mut chunks = produce(
+        Arc::clone(&representation.layout),
+        Arc::clone(&representation.content.reader),
+        range.clone(),
+        Arc::clone(&representation.content.io),
+        app.budget.register(),
+        Arc::new(ProduceCounters::default()),
+    );
+    let first = match chunks.next().await {
+        Some(Ok(chunk)) => Some(chunk),
+        Some(Err(error)) => {
+            reader.failed(JobFailure::new("ExportError", "storage_error", error.to_string()));
+            return Err(ApiError::Source(error));
+        }
+        None => None,
+    };
+    let flow = Arc::new(Flow::default());
+    let connection = request.conn_data::<Arc<Connection>>().map(Arc::downgrade);
+    let silence = app.config.transfers.download_idle().get();
+    flow::begin_watch(&flow, connection, silence, reader.stop().clone());
+    Ok(TransferBody {
+        first,
+        chunks,
+        at: range.start,
+        end: range.end,
+        given: None,
+        stop: Box::pin(reader.stop().clone().cancelled_owned()),
+        reader,
+        flow,
+        _pin: pin,
+        _representation: representation,
+    })
+}
+
+/// The headers of a body, without the body: for HEAD.
+struct HeadBody(u64);
+
+impl MessageBody for HeadBody {
+    type Error = std::convert::Infallible;
+
+    fn size(&self) -> BodySize {
+        BodySize::Sized(self.0)
+    }
+
+    fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
+        Poll::Ready(None)
+    }
+}
+
+/// A part of a representation on its way to a client.
+struct TransferBody {
+    first: Option<Bytes>,
+    chunks: ChunkStream,
+    at: u64,
+    end: u64,
+    /// What the connection was given last. It counts as sent when the connection asks for more.
+    given: Option<Range<u64>>,
+    stop: Pin<Box<WaitForCancellationFutureOwned>>,
+    reader: Reader,
+    flow: Arc<Flow>,
+    _pin: Arc<local::Pin>,
+    _representation: Representation,
+}
+
+/// Why an answer was broken off.
+#[derive(Debug, thiserror::Error)]
+enum Broken {
+    #[error("the transfer was aborted")]
+    Aborted,
+    #[error("the source could not be read: {0}")]
+    Source(#[from] crate::image::produce::ProduceError),
+    #[error("the source ended {missing} bytes early")]
+    Short { missing: u64 },
+}
+
+impl TransferBody {
+    fn broken(&self, error: Broken) -> Poll<Option<Result<Bytes, Broken>>> {
+        if !matches!(error, Broken::Aborted) {
+            tracing::error!(task = %self.reader.task(), %error, "an export was broken off");
+            self.reader.failed(JobFailure::new("ExportError", "storage_error", error.to_string()));
+        }
+        Poll::Ready(Some(Err(error)))
+    }
+}
+
+impl MessageBody for TransferBody {
+    type Error = Broken;
+
+    fn size(&self) -> BodySize {
+        let given = self.given.as_ref().map_or(0, |given| given.end - given.start);
+        BodySize::Sized((self.end - self.at).saturating_add(given))
+    }
+
+    fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
+        let this = self.get_mut();
+        if let Some(given) = this.given.take() {
+            this.reader.sent(given);
+        }
+        if this.at >= this.end {
+            return Poll::Ready(None);
+        }
+        if std::future::Future::poll(this.stop.as_mut(), cx).is_ready() {
+            return this.broken(Broken::Aborted);
+        }
+        let chunk = match this.first.take() {
+            Some(chunk) => chunk,
+            None => match Pin::new(&mut this.chunks).poll_next(cx) {
+                Poll::Ready(Some(Ok(chunk))) => chunk,
+                Poll::Ready(Some(Err(error))) => return this.broken(error.into()),
+                Poll::Ready(None) => return this.broken(Broken::Short { missing: this.end - this.at }),
+                Poll::Pending => {
+                    this.flow.waits_for_source();
+                    return Poll::Pending;
+                }
+            },
+        };
+        let len = chunk.len() as u64;
+        let next = this.at.saturating_add(len);
+        if next > this.end {
+            return this.broken(Broken::Short { missing: 0 });
+        }
+        this.given = Some(this.at..next);
+        this.at = next;
+        this.flow.gave(len);
+        Poll::Ready(Some(Ok(chunk)))
+    }
+}

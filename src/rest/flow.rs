@@ -1,0 +1,79 @@
+//! Watching over an answer that is being sent: a client that takes nothing for too long is cut off, one that
+//! is merely slow is not, and one that waits for us is not either.
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Weak};
+use std::time::{Duration, Instant};
+
+use tokio_util::sync::CancellationToken;
+
+use super::connection::Connection;
+
+/// What an answer's body tells about itself.
+#[derive(Debug, Default)]
+pub struct Flow {
+    given_bytes: AtomicU64,
+    waits_for_client: AtomicBool,
+}
+
+impl Flow {
+    /// The body handed bytes to the connection; the next move is the client's.
+    pub fn gave(&self, bytes: u64) {
+        self.given_bytes.fetch_add(bytes, Ordering::AcqRel);
+        self.waits_for_client.store(true, Ordering::Release);
+    }
+
+    /// The connection asked for more, and the source has nothing yet.
+    pub fn waits_for_source(&self) {
+        self.waits_for_client.store(false, Ordering::Release);
+    }
+
+    /// Changes whenever the client has taken something.
+    fn mark(&self, connection: &Connection) -> (u64, Option<u64>) {
+        (self.given_bytes.load(Ordering::Acquire), connection.unsent_bytes())
+    }
+}
+
+/// Cuts the connection when its client has taken nothing for `silence`, or when `stop` is cancelled while the
+/// client is the one who is waited for. Ends with the answer.
+pub async fn watch(
+    flow: Weak<Flow>,
+    connection: Weak<Connection>,
+    silence: Duration,
+    stop: CancellationToken,
+) {
+    let tick = (silence / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
+    let mut last = None;
+    let mut since = Instant::now();
+    loop {
+        let stopped = tokio::time::timeout(tick, stop.cancelled()).await.is_ok();
+        let (Some(flow), Some(connection)) = (flow.upgrade(), connection.upgrade()) else { return };
+        let waits_for_client = flow.waits_for_client.load(Ordering::Acquire);
+        let mark = Some(flow.mark(&connection));
+        if !waits_for_client || mark != last {
+            last = mark;
+            since = Instant::now();
+        }
+        if stopped || since.elapsed() >= silence {
+            if !stopped {
+                tracing::info!(?silence, "a client has taken nothing for too long: its connection is cut");
+            }
+            if waits_for_client {
+                connection.cut();
+            }
+            return;
+        }
+    }
+}
+
+/// Begins to watch on the executor of the connection.
+pub fn begin_watch(
+    flow: &Arc<Flow>,
+    connection: Option<Weak<Connection>>,
+    silence: Duration,
+    stop: CancellationToken,
+) {
+    if let Some(connection) = connection {
+        actix_web::rt::spawn(watch(Arc::downgrade(flow), connection, silence, stop));
+    }
+}

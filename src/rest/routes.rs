@@ -1,0 +1,267 @@
+//! Which request is answered by what. Every address takes a trailing slash; what has no route is 404 after
+//! authentication, never 405.
+
+use actix_web::http::Method;
+use actix_web::{HttpRequest, HttpResponse, Resource, web};
+
+use crate::ids::DiskFormat;
+use crate::inventory::Collection;
+
+use super::App;
+use super::JSON;
+use super::caller::Caller;
+use super::error::ApiError;
+use super::imports::{self, UploadAddress, unknown_format};
+use super::query::{Params, Query};
+use super::{collections, exports, public, srs, tasks, users, vdis};
+
+type Answer = Result<HttpResponse, ApiError>;
+type Service = web::Data<App>;
+
+/// Adds all routes.
+pub fn add(config: &mut web::ServiceConfig) {
+    config
+        .service(public_resource("/ping").route(web::get().to(public::ping)))
+        .service(public_resource("/health/live").route(web::get().to(public::live)))
+        .service(public_resource("/health/ready").route(web::get().to(public::ready)))
+        .service(
+            resource("/rest/v0")
+                .route(web::get().to(collections::root))
+                .route(web::head().to(collections::root)),
+        );
+    users_and_tasks(config);
+    uploads_and_downloads(config);
+    objects(config);
+    config.default_service(web::route().to(public::no_route));
+}
+
+fn resource(path: &str) -> Resource {
+    web::resource([path.to_owned(), format!("{path}/")]).default_service(web::route().to(public::no_route))
+}
+
+/// As [`resource`]; that anybody may ask changes nothing for other methods.
+fn public_resource(path: &str) -> Resource {
+    resource(path)
+}
+
+fn users_and_tasks(config: &mut web::ServiceConfig) {
+    config
+        .service(resource("/rest/v0/users").route(web::get().to(users::list)))
+        .service(resource("/rest/v0/users/me").route(web::route().to(users::me)))
+        .service(resource("/rest/v0/users/me/{rest:.*}").route(web::route().to(users::me)))
+        .service(
+            resource("/rest/v0/users/authentication_tokens").route(web::post().to(create_token_of_caller)),
+        )
+        .service(resource("/rest/v0/users/{id}").route(web::get().to(user)))
+        .service(
+            resource("/rest/v0/users/{id}/authentication_tokens")
+                .route(web::get().to(list_tokens))
+                .route(web::post().to(create_token)),
+        )
+        .service(
+            resource("/rest/v0/users/{id}/authentication_tokens/{token}")
+                .route(web::delete().to(delete_token)),
+        )
+        .service(
+            resource("/rest/v0/tasks")
+                .route(web::get().to(list_tasks))
+                .route(web::delete().to(tasks::forget_all)),
+        )
+        .service(
+            resource("/rest/v0/tasks/{id}").route(web::get().to(task)).route(web::delete().to(forget_task)),
+        )
+        .service(resource("/rest/v0/tasks/{id}/actions").route(web::get().to(task_actions)))
+        .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
+}
+
+fn uploads_and_downloads(config: &mut web::ServiceConfig) {
+    for collection in ["vdis", "vdi-snapshots"] {
+        let file = resource(&format!("/rest/v0/{collection}/{{id}}.{{extension}}"))
+            .route(web::get().to(download))
+            .route(web::head().to(download));
+        let file = if collection == "vdis" { file.route(web::put().to(upload_content)) } else { file };
+        config.service(file).service(
+            resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(web::get().to(extents)),
+        );
+    }
+    config
+        .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
+        .service(resource("/rest/v0/srs/{id}/actions").route(web::get().to(sr_actions)))
+        .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)));
+}
+
+fn objects(config: &mut web::ServiceConfig) {
+    for collection in Collection::ALL {
+        let name = collection.name();
+        let mut all = resource(&format!("/rest/v0/{name}")).route(web::get().to(
+            move |app: Service, caller: Caller, request: HttpRequest| {
+                collections::list(app, caller, request, collection)
+            },
+        ));
+        let mut one = resource(&format!("/rest/v0/{name}/{{id}}"))
+            .route(web::get().to(move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                collections::one(app, caller, collection, &id).await
+            }))
+            .route(web::patch().to(
+                move |app: Service, caller: Caller, id: web::Path<String>, params: Params| async move {
+                    vdis::patch(app, caller, collection, &id, params).await
+                },
+            ));
+        match collection {
+            Collection::Vdis => {
+                all = all.route(web::post().to(vdis::create));
+            }
+            Collection::Srs => {
+                all = all.route(web::post().to(srs::create));
+                one = one.route(web::delete().to(delete_sr));
+            }
+            _ => {}
+        }
+        if matches!(collection, Collection::Vdis | Collection::VdiSnapshots) {
+            one = one.route(web::delete().to(
+                move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                    vdis::delete(app, caller, collection, &id).await
+                },
+            ));
+        }
+        config
+            .service(all)
+            .service(one)
+            .service(resource(&format!("/rest/v0/{name}/{{id}}/tasks")).route(web::get().to(
+                move |app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>| async move {
+                    let id = id.into_inner();
+                    collections::existing(&app, collection, &id).await?;
+                    tasks::list(app, caller, request, Some(id)).await
+                },
+            )))
+            .service(
+                resource(&format!("/rest/v0/{name}/{{id}}/tags/{{tag}}"))
+                    .route(web::put().to(
+                        move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
+                            let (id, tag) = path.into_inner();
+                            vdis::tag(app, caller, collection, &id, tag, true).await
+                        },
+                    ))
+                    .route(web::delete().to(
+                        move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
+                            let (id, tag) = path.into_inner();
+                            vdis::tag(app, caller, collection, &id, tag, false).await
+                        },
+                    )),
+            );
+    }
+}
+
+async fn user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    users::one(app, caller, &id).await
+}
+
+async fn create_token_of_caller(app: Service, caller: Caller, params: Params) -> Answer {
+    users::create_token(app, caller, None, params).await
+}
+
+async fn create_token(app: Service, caller: Caller, id: web::Path<String>, params: Params) -> Answer {
+    users::create_token(app, caller, Some(&id), params).await
+}
+
+async fn list_tokens(app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>) -> Answer {
+    users::list_tokens(app, caller, &id, Query::of(&request)?).await
+}
+
+async fn delete_token(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+    let (id, token) = path.into_inner();
+    users::delete_token(app, caller, &id, &token).await
+}
+
+async fn list_tasks(app: Service, caller: Caller, request: HttpRequest) -> Answer {
+    tasks::list(app, caller, request, None).await
+}
+
+async fn task(app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>) -> Answer {
+    tasks::one(app, caller, request, &id).await
+}
+
+async fn forget_task(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    tasks::forget(app, caller, &id).await
+}
+
+async fn task_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    tasks::actions(app, caller, &id).await
+}
+
+async fn act_on_task(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+) -> Answer {
+    let (id, action) = path.into_inner();
+    match action.as_str() {
+        "abort" => tasks::abort(app, caller, request, &id).await,
+        _ => Err(ApiError::NoSuchAction { name: action, reason: "a task can be aborted" }),
+    }
+}
+
+async fn sr_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    caller.require(crate::auth::Capability::Read, Some(&id), "sr")?;
+    if *id != *"_" {
+        collections::existing(&app, Collection::Srs, &id).await?;
+    }
+    Ok(HttpResponse::Ok().content_type(JSON).json([format!("/rest/v0/srs/{id}/actions/forget")]))
+}
+
+async fn act_on_sr(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+    let (id, action) = path.into_inner();
+    match action.as_str() {
+        "forget" => srs::forget(app, caller, &id).await,
+        _ => Err(ApiError::NoSuchAction { name: action, reason: "a local SR can be forgotten" }),
+    }
+}
+
+async fn delete_sr(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    srs::delete(app, caller, &id).await
+}
+
+async fn download(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+) -> Answer {
+    let (id, extension) = path.into_inner();
+    let format: DiskFormat = extension.parse().map_err(|_| unknown_format(&extension))?;
+    let snapshot = request.path().starts_with("/rest/v0/vdi-snapshots/");
+    exports::serve(app, caller, request, id, format, snapshot).await
+}
+
+async fn extents(app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>) -> Answer {
+    let snapshot = request.path().starts_with("/rest/v0/vdi-snapshots/");
+    let collection = if snapshot { Collection::VdiSnapshots } else { Collection::Vdis };
+    vdis::extents(app, caller, collection, &id, Query::of(&request)?).await
+}
+
+async fn upload_new(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    payload: web::Payload,
+    id: web::Path<String>,
+) -> Answer {
+    imports::receive(app, caller, request, payload, UploadAddress::NewVdi(id.into_inner())).await
+}
+
+async fn upload_content(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    payload: web::Payload,
+    path: web::Path<(String, String)>,
+) -> Answer {
+    let (id, extension) = path.into_inner();
+    imports::receive(app, caller, request, payload, UploadAddress::Content { id, extension }).await
+}
+
+/// Whether a method is one of those that routes are for; others have no route anywhere.
+pub fn is_lower_case_patch(method: &Method) -> bool {
+    method.as_str() == "patch"
+}

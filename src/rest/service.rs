@@ -1,0 +1,214 @@
+//! The HTTP server itself, built from the parts below actix-web because only these have a hook for
+//! `Expect: 100-continue` and let a connection be seen and cut.
+
+use std::net::{SocketAddr, TcpListener};
+use std::sync::Arc;
+use std::time::Duration;
+
+use actix_http::{HttpMessage, HttpService, Request, Response};
+use actix_server::{Server, ServerHandle};
+use actix_service::{ServiceFactory, fn_service, map_config};
+use actix_tls::accept::rustls_0_23::TlsStream;
+use actix_web::body::{BodySize, BoxBody, MessageBody};
+use actix_web::dev::{AppConfig, Service, ServiceResponse};
+use actix_web::http::{Method, Version};
+use actix_web::{App as WebApp, ResponseError, web};
+use rustls::ServerConfig;
+use tokio::net::TcpStream;
+
+use super::App;
+use super::caller::Caller;
+use super::connection::Connection;
+use super::edge::{Held, SharedPayload};
+use super::error::ApiError;
+use super::imports::{self, Head, UploadAddress};
+use super::routes;
+
+/// How long a connection stays open that nothing is asked on.
+const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// How long what a client still sends is discarded before its connection is closed.
+const DISCONNECT: Duration = Duration::from_secs(3);
+/// How often connections are looked through.
+const SWEEP: Duration = Duration::from_secs(5);
+
+/// The server cannot listen.
+#[derive(Debug, thiserror::Error)]
+pub enum ServiceError {
+    /// An address cannot be bound.
+    #[error("cannot listen on {address}: {source}")]
+    Bind {
+        /// The address.
+        address: SocketAddr,
+        /// What the system says.
+        source: std::io::Error,
+    },
+}
+
+/// A server that listens.
+pub struct Listening {
+    /// Serves until it is stopped.
+    pub server: Server,
+    /// Stops it.
+    pub handle: ServerHandle,
+    /// Where it listens, with the ports that were taken.
+    pub addresses: Vec<SocketAddr>,
+}
+
+/// Binds all addresses. Requests are answered as soon as `server` is polled.
+///
+/// # Errors
+/// [`ServiceError::Bind`].
+pub fn bind(
+    app: &web::Data<App>,
+    tls: Option<&ServerConfig>,
+    shutdown: Duration,
+) -> Result<Listening, ServiceError> {
+    let workers = std::thread::available_parallelism().map_or(2, usize::from).max(2);
+    let mut builder =
+        Server::build().workers(workers).disable_signals().shutdown_timeout(shutdown.as_secs().max(1));
+    let mut addresses = Vec::new();
+    for address in &app.config.listen {
+        let failed = |source| ServiceError::Bind { address: *address, source };
+        let listener = TcpListener::bind(address).map_err(failed)?;
+        let local = listener.local_addr().map_err(failed)?;
+        addresses.push(local);
+        let stopping = builder.graceful_shutdown_signal();
+        let app = app.clone();
+        let name = format!("http {local}");
+        builder = match tls {
+            None => builder.listen(name, listener, move || {
+                let stopping = stopping.clone();
+                let remember = remember::<TcpStream>(app.clone(), |io| io);
+                HttpService::<TcpStream, _, _>::build()
+                    .keep_alive(KEEP_ALIVE)
+                    .client_request_timeout(app.config.http.head_timeout.get())
+                    .client_disconnect_timeout(DISCONNECT)
+                    .h1_allow_half_closed(false)
+                    .graceful_shutdown_signal(move || {
+                        let stopping = stopping.clone();
+                        async move { stopping.notified().await }
+                    })
+                    .on_connect_ext(remember)
+                    .expect(expect_hook(app.clone()))
+                    .finish(map_config(web_app(app.clone()), |()| AppConfig::default()))
+                    .tcp()
+            }),
+            Some(tls) => {
+                let tls = tls.clone();
+                builder.listen(name, listener, move || {
+                    let stopping = stopping.clone();
+                    let remember = remember::<TlsStream<TcpStream>>(app.clone(), |io| io.get_ref().0);
+                    HttpService::<TlsStream<TcpStream>, _, _>::build()
+                        .keep_alive(KEEP_ALIVE)
+                        .client_request_timeout(app.config.http.head_timeout.get())
+                        .client_disconnect_timeout(DISCONNECT)
+                        .h1_allow_half_closed(false)
+                        .graceful_shutdown_signal(move || {
+                            let stopping = stopping.clone();
+                            async move { stopping.notified().await }
+                        })
+                        .on_connect_ext(remember)
+                        .expect(expect_hook(app.clone()))
+                        .finish(map_config(web_app(app.clone()), |()| AppConfig::default()))
+                        .rustls_0_23(tls.clone())
+                })
+            }
+        }
+        .map_err(failed)?;
+    }
+    let server = builder.run();
+    let handle = server.handle();
+    Ok(Listening { server, handle, addresses })
+}
+
+/// Keeps what is needed to see and cut a connection.
+fn remember<T: 'static>(
+    app: web::Data<App>,
+    socket: impl Fn(&T) -> &TcpStream + 'static,
+) -> impl Fn(&T, &mut actix_web::dev::Extensions) + 'static {
+    move |io, extensions| match Connection::new(socket(io)) {
+        Ok(connection) => {
+            app.connections.add(&connection);
+            extensions.insert(connection);
+        }
+        Err(error) => tracing::error!(%error, "a connection cannot be watched"),
+    }
+}
+
+/// Looks through the connections every few seconds, for ever.
+pub async fn sweep_connections(app: web::Data<App>) {
+    let limit = KEEP_ALIVE + app.config.http.head_timeout.get();
+    loop {
+        tokio::time::sleep(SWEEP).await;
+        app.connections.sweep(limit);
+    }
+}
+
+/// Decides about an upload before its body is asked for. A refusal keeps the unread body alive until it is
+/// out.
+fn expect_hook(
+    app: web::Data<App>,
+) -> impl ServiceFactory<Request, Config = (), Response = Request, Error = Response<BoxBody>, InitError = ()>
+{
+    fn_service(move |mut request: Request| {
+        let app = app.clone();
+        async move {
+            match admit(&app, &request).await {
+                Ok(caller) => {
+                    HttpMessage::extensions_mut(&request).insert(caller);
+                    Ok(request)
+                }
+                Err(refusal) => {
+                    let unread = SharedPayload::new(HttpMessage::take_payload(&mut request));
+                    let response: Response<BoxBody> = refusal.error_response().into();
+                    Err(response.map_body(|head, body| {
+                        head.set_connection_type(actix_http::ConnectionType::Close);
+                        BoxBody::new(Held::new(body, Some(unread), false, None))
+                    }))
+                }
+            }
+        }
+    })
+}
+
+async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
+    let head = request.head();
+    let method = if routes::is_lower_case_patch(&head.method) { Method::PATCH } else { head.method.clone() };
+    let peer = head.peer_addr.map(|peer| peer.ip());
+    let caller = Caller::authenticate(app, head.headers(), peer).await?;
+    let Some(address) = UploadAddress::of(&method, head.uri.path()) else { return Ok(caller) };
+    let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };
+    let plan = imports::plan(app, &caller, &address, head).await?;
+    Ok(caller.with_plan(plan))
+}
+
+/// The application of one worker.
+fn web_app(
+    app: web::Data<App>,
+) -> impl ServiceFactory<
+    Request,
+    Config = AppConfig,
+    Response = ServiceResponse<impl MessageBody>,
+    Error = actix_web::Error,
+    InitError = (),
+> + 'static {
+    let factory = WebApp::new().app_data(app).configure(routes::add).wrap_fn(|mut request, service| {
+        if routes::is_lower_case_patch(request.method()) {
+            request.head_mut().method = Method::PATCH;
+        }
+        let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
+        let unread = SharedPayload::install(&mut request);
+        let version = request.version();
+        let http2 = version == Version::HTTP_2;
+        let called = service.call(request);
+        async move {
+            let mut response = called.await?.map_into_boxed_body();
+            // The library would send it chunked, which HTTP/1.0 does not know.
+            if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
+                response = response.into_response(ApiError::HttpVersion.error_response());
+            }
+            Ok(response.map_body(|_, body| BoxBody::new(Held::new(body, unread, http2, in_flight))))
+        }
+    });
+    actix_service::IntoServiceFactory::<_, Request>::into_factory(factory)
+}

@@ -1,0 +1,77 @@
+//! Which bytes of a representation were asked for, and which were sent.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+
+/// Most separate stretches that are remembered; a client that reads in more pieces than that with gaps
+/// between them is counted as having read less than it has, never as more.
+const MAX_STRETCHES: usize = 4096;
+
+/// A set of byte positions, kept as stretches that neither touch nor overlap.
+#[derive(Debug, Default, Clone)]
+pub struct Intervals {
+    stretches: BTreeMap<u64, u64>,
+}
+
+impl Intervals {
+    /// Adds a stretch (end exclusive).
+    pub fn add(&mut self, range: Range<u64>) {
+        let Range { mut start, mut end } = range;
+        if start >= end {
+            return;
+        }
+        if let Some((&before, &its_end)) = self.stretches.range(..=start).next_back() {
+            if its_end >= start {
+                start = before;
+                end = end.max(its_end);
+            }
+        }
+        while let Some((&next, &its_end)) = self.stretches.range(start..=end).next() {
+            end = end.max(its_end);
+            self.stretches.remove(&next);
+        }
+        if self.stretches.len() < MAX_STRETCHES {
+            self.stretches.insert(start, end);
+        }
+    }
+
+    /// Number of positions in the set.
+    pub fn total(&self) -> u64 {
+        self.stretches.iter().map(|(start, end)| end - start).sum()
+    }
+
+    /// Whether every position of `other` is in this set.
+    pub fn covers(&self, other: &Self) -> bool {
+        other.stretches.iter().all(|(start, end)| self.contains(*start..*end))
+    }
+
+    /// Whether a whole stretch is in the set.
+    pub fn contains(&self, range: Range<u64>) -> bool {
+        range.start >= range.end
+            || self.stretches.range(..=range.start).next_back().is_some_and(|(_, end)| *end >= range.end)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    proptest! {
+        #[test]
+        fn the_set_equals_a_model_of_single_positions(ranges in proptest::collection::vec((0_u64..200, 0_u64..40), 0..60)) {
+            let (mut set, mut model) = (Intervals::default(), vec![false; 300]);
+            for (start, len) in ranges {
+                set.add(start..start + len);
+                model[start as usize..(start + len) as usize].fill(true);
+                prop_assert_eq!(set.total(), model.iter().filter(|in_it| **in_it).count() as u64);
+            }
+            for start in 0..250 {
+                for end in [start + 1, start + 7] {
+                    let expected = model[start..end].iter().all(|in_it| *in_it);
+                    prop_assert_eq!(set.contains(start as u64..end as u64), expected);
+                }
+            }
+        }
+    }
+}

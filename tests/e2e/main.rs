@@ -1,0 +1,49 @@
+//! End-to-end tests: the real program, started as a user starts it, and other people's tools as judges. Every
+//! test's name is a sentence that the program has promised. Nothing here looks inside the program.
+
+#[cfg(test)]
+mod auth;
+#[cfg(test)]
+mod chains;
+#[cfg(test)]
+mod check;
+#[cfg(test)]
+mod collections;
+#[cfg(test)]
+mod configuration;
+#[cfg(test)]
+mod crashes;
+#[cfg(test)]
+mod demo;
+#[cfg(test)]
+mod determinism;
+#[cfg(test)]
+mod disks;
+#[cfg(test)]
+mod objects;
+#[cfg(test)]
+mod preconditions;
+#[cfg(test)]
+mod ranges;
+#[cfg(test)]
+mod readers;
+#[cfg(test)]
+mod refusals;
+#[cfg(test)]
+mod replacing;
+#[cfg(test)]
+mod repositories;
+#[cfg(test)]
+mod serving;
+#[cfg(test)]
+mod support;
+#[cfg(test)]
+mod tasks;
+#[cfg(test)]
+mod uploads;
+#[cfg(test)]
+mod users;
+#[cfg(test)]
+mod vhd_legal;
+#[cfg(test)]
+mod vhd_refused;

@@ -1,0 +1,215 @@
+//! Other people's programs. One that is missing fails the test with the name of its Debian package.
+
+use std::ffi::OsStr;
+use std::io::Write;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use sha2::{Digest, Sha256};
+
+/// Where a program is. Fails, naming the Debian package, when it is nowhere.
+pub fn program(name: &str, package: &str) -> PathBuf {
+    find(name)
+        .unwrap_or_else(|| panic!("{name} is not installed: it comes with the Debian package {package}"))
+}
+
+fn find(name: &str) -> Option<PathBuf> {
+    let path = std::env::var_os("PATH").unwrap_or_default();
+    let system = ["/usr/sbin", "/sbin"].map(PathBuf::from);
+    std::env::split_paths(&path).chain(system).map(|folder| folder.join(name)).find(|file| file.is_file())
+}
+
+/// Runs a program to its end, insists on success, and returns what it printed.
+#[track_caller]
+pub fn run<S: AsRef<OsStr>>(program: &Path, arguments: impl IntoIterator<Item = S>) -> Vec<u8> {
+    let mut command = Command::new(program);
+    command.args(arguments).stdin(Stdio::null());
+    let output = command.output().expect("the program runs");
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    let text = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{command:?}: {}\n{complaint}\n{text}", output.status);
+    output.stdout
+}
+
+/// `qemu-img` and `qemu-io`, from Debian's qemu-utils.
+pub mod qemu {
+    use super::*;
+
+    /// Runs `qemu-img`.
+    #[track_caller]
+    pub fn img<S: AsRef<OsStr>>(arguments: impl IntoIterator<Item = S>) -> Vec<u8> {
+        run(&program("qemu-img", "qemu-utils"), arguments)
+    }
+
+    /// Makes a VHD of a raw file; `options` as after `-o`.
+    #[track_caller]
+    pub fn raw_to_vhd(raw: &Path, vhd: &Path, options: &str) {
+        let arguments = ["convert", "-f", "raw", "-O", "vpc", "-o", options].map(OsStr::new);
+        img(arguments.into_iter().chain([raw.as_os_str(), vhd.as_os_str()]));
+    }
+
+    /// Makes a raw file, with holes, of a VHD.
+    #[track_caller]
+    pub fn vhd_to_raw(vhd: &Path, raw: &Path) {
+        let arguments = ["convert", "-f", "vpc", "-O", "raw"].map(OsStr::new);
+        img(arguments.into_iter().chain([vhd.as_os_str(), raw.as_os_str()]));
+    }
+
+    /// The virtual size that qemu sees in a VHD.
+    #[track_caller]
+    pub fn virtual_size(vhd: &Path) -> u64 {
+        let arguments = ["info", "-f", "vpc", "--output=json"].map(OsStr::new);
+        let told = img(arguments.into_iter().chain([vhd.as_os_str()]));
+        let told: serde_json::Value = serde_json::from_slice(&told).expect("qemu-img info prints JSON");
+        told["virtual-size"].as_u64().expect("a virtual size")
+    }
+
+    /// Insists that two images hold the same bytes (sizes apart: see [`virtual_size`]). Skips what is a hole in
+    /// both, so that size costs nothing.
+    #[track_caller]
+    pub fn same(format_a: &str, a: &Path, format_b: &str, b: &Path) {
+        let arguments = ["compare", "-f", format_a, "-F", format_b].map(OsStr::new);
+        img(arguments.into_iter().chain([a.as_os_str(), b.as_os_str()]));
+    }
+}
+
+/// SHA-256 of the disk that libvhdi finds in a VHD, and its size; from Debian's python3-libvhdi.
+#[track_caller]
+pub fn libvhdi_read(vhd: &Path) -> (u64, String) {
+    let script = r#"
+import hashlib, sys
+try:
+    import pyvhdi
+except ImportError:
+    sys.exit("the Debian package python3-libvhdi is not installed")
+disk = pyvhdi.file()
+disk.open(sys.argv[1])
+digest, left = hashlib.sha256(), disk.get_media_size()
+while left:
+    piece = disk.read_buffer(min(left, 1 << 20))
+    if not piece:
+        sys.exit("short read")
+    digest.update(piece)
+    left -= len(piece)
+print(disk.get_media_size(), digest.hexdigest())
+"#;
+    size_and_word(libvhdi(script, &[vhd.as_os_str()]))
+}
+
+/// What libvhdi finds at an offset in a VHD (32-digit SHA-256 prefix-free: the whole digest), and the disk's size.
+#[track_caller]
+pub fn libvhdi_read_at(vhd: &Path, offset: u64, length: u64) -> (u64, String) {
+    let script = r#"
+import hashlib, sys
+try:
+    import pyvhdi
+except ImportError:
+    sys.exit("the Debian package python3-libvhdi is not installed")
+disk = pyvhdi.file()
+disk.open(sys.argv[1])
+offset, length = int(sys.argv[2]), int(sys.argv[3])
+disk.seek(offset)
+data = b""
+while len(data) < length:
+    piece = disk.read_buffer(length - len(data))
+    if not piece:
+        sys.exit("short read")
+    data += piece
+print(disk.get_media_size(), hashlib.sha256(data).hexdigest())
+"#;
+    let (offset, length) = (offset.to_string(), length.to_string());
+    size_and_word(libvhdi(script, &[vhd.as_os_str(), offset.as_ref(), length.as_ref()]))
+}
+
+fn libvhdi(script: &str, arguments: &[&OsStr]) -> String {
+    // The system's own interpreter: only that one sees the Debian package.
+    let python = PathBuf::from("/usr/bin/python3");
+    assert!(python.is_file(), "/usr/bin/python3 is not installed: it comes with python3-libvhdi");
+    let first = [OsStr::new("-c"), OsStr::new(script)];
+    let told = run(&python, first.into_iter().chain(arguments.iter().copied()));
+    String::from_utf8_lossy(&told).into_owned()
+}
+
+fn size_and_word(told: String) -> (u64, String) {
+    let (size, word) = told.trim().split_once(' ').expect("a size and a digest");
+    (size.parse().expect("a size"), word.to_owned())
+}
+
+/// 7-Zip's name differs between Debian's releases.
+fn seven_zip() -> PathBuf {
+    find("7zz").or_else(|| find("7z")).unwrap_or_else(|| program("7zz", "7zip"))
+}
+
+/// SHA-256 of the disk that 7-Zip finds in a VHD, and its size.
+#[track_caller]
+pub fn seven_zip_read(vhd: &Path) -> (u64, String) {
+    let mut command = Command::new(seven_zip());
+    command
+        .args(["x", "-tvhd", "-so", "-bd"])
+        .arg(vhd)
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped());
+    let mut child = command.spawn().expect("7-Zip runs");
+    let mut out = child.stdout.take().expect("its output is piped");
+    let (size, digest) = sha256_of(&mut out);
+    let output = child.wait_with_output().expect("7-Zip ends");
+    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
+    (size, digest)
+}
+
+/// The size that 7-Zip sees in a VHD, without reading its blocks.
+#[track_caller]
+pub fn seven_zip_size(vhd: &Path) -> u64 {
+    let arguments = ["l", "-tvhd", "-slt"].map(OsStr::new);
+    let told = run(&seven_zip(), arguments.into_iter().chain([vhd.as_os_str()]));
+    let told = String::from_utf8_lossy(&told).into_owned();
+    let item = told.split("----------").nth(1).unwrap_or_else(|| panic!("no list of items in {told}"));
+    let size = item.lines().find_map(|line| line.strip_prefix("Size = "));
+    size.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no size in {told}"))
+}
+
+/// A certificate for this machine that signs itself, and its key, both PEM.
+pub fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
+    let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
+    let openssl = program("openssl", "openssl");
+    let mut arguments: Vec<&OsStr> =
+        ["req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-nodes", "-days", "2"]
+            .map(OsStr::new)
+            .to_vec();
+    arguments.extend(
+        ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"].map(OsStr::new),
+    );
+    arguments.extend([OsStr::new("-out"), cert.as_os_str(), OsStr::new("-keyout"), key.as_os_str()]);
+    run(&openssl, arguments);
+    (cert, key)
+}
+
+/// Length and SHA-256, in hex, of all that can be read.
+pub fn sha256_of(source: &mut impl std::io::Read) -> (u64, String) {
+    let mut hasher = Hashing(Sha256::new());
+    let length = std::io::copy(source, &mut hasher).expect("the source can be read");
+    (length, hex(&hasher.0.finalize()))
+}
+
+/// SHA-256 in hex.
+pub fn sha256(bytes: &[u8]) -> String {
+    hex(&Sha256::digest(bytes))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+struct Hashing(Sha256);
+
+impl Write for Hashing {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.update(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
