@@ -22,6 +22,8 @@ pub struct Cli {
 enum Command {
     /// Run the service
     Serve(serve::ServeArgs),
+    /// Show the main job in one minute: a disk in, out in every form, cut and resumed, every byte compared
+    Demo(demo::DemoArgs),
     /// Add, change and remove users
     User(user::UserArgs),
     /// Create, list and revoke tokens
@@ -32,6 +34,7 @@ enum Command {
 pub fn run(cli: Cli) -> u8 {
     match cli.command {
         Command::Serve(args) => serve::run(args),
+        Command::Demo(args) => demo::run(args),
         Command::User(args) => finish(user::run(&args, &mut std::io::stdout().lock())),
         Command::Token(args) => finish(token::run(&args, &mut std::io::stdout().lock())),
     }

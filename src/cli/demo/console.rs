@@ -12,6 +12,8 @@ pub(super) struct Meter {
     plain: bool,
     what: String,
     begun: Instant,
+    /// Bytes that were there before the stage began.
+    before: u64,
 }
 
 /// How much a stage moved, and how long that took.
@@ -42,7 +44,14 @@ impl Meter {
         if plain {
             say(&format!("{what} ..."));
         }
-        Self { bar, plain, what, begun: Instant::now() }
+        Self { bar, plain, what, begun: Instant::now(), before: 0 }
+    }
+
+    /// The same, with bytes that are there already: the bar begins behind them.
+    pub(super) fn going_on_after(self, before: u64) -> Self {
+        self.bar.set_position(before);
+        self.bar.reset_eta();
+        Self { before, ..self }
     }
 
     pub(super) fn set_total(&self, bytes: u64) {
@@ -55,7 +64,8 @@ impl Meter {
 
     /// Ends the stage.
     pub(super) fn end(&self) -> Took {
-        let took = Took { bytes: self.bar.position(), time: self.begun.elapsed() };
+        let took =
+            Took { bytes: self.bar.position().saturating_sub(self.before), time: self.begun.elapsed() };
         self.bar.finish();
         if self.plain {
             say(&format!("{}: {}, {}", self.what, size(took.bytes), took));
@@ -101,6 +111,9 @@ mod tests {
         meter.add(10);
         meter.add(20);
         assert_eq!(meter.end().bytes, 30);
+        let resumed = Meter::begin("test", Some(100)).going_on_after(40);
+        resumed.add(60);
+        assert_eq!(resumed.end().bytes, 60, "what was there before does not count");
         let took = Took { bytes: 3 << 20, time: Duration::from_millis(1500) };
         assert_eq!(took.to_string(), "  1.50 s      2.0 MiB/s");
     }

@@ -7,6 +7,7 @@
 mod client;
 mod console;
 mod error;
+mod launch;
 mod report;
 mod sample_disk;
 mod sample_files;
@@ -27,7 +28,7 @@ use tokio::signal::unix::{Signal, SignalKind, signal};
 
 use crate::ids::DiskFormat;
 use client::{Client, Part};
-use console::{Meter, Took, say};
+use console::{Meter, say};
 use report::{Finding, Report, Step};
 use sample_disk::{SampleSpec, make_sample};
 use sink::{Received, Target, check_file};
@@ -54,17 +55,9 @@ pub struct DemoArgs {
 }
 
 /// Runs the demo. Returns the exit code: 0 when every byte was equal, 4 when one was not, 1 when it did not
-/// come that far.
-///
-/// `start` starts a server on the data directory, listening on the loopback, and answers how to reach it
-/// and a future that stops it. It must not listen to signals: the demo does.
-pub async fn run<Start, Starting, Stop>(args: DemoArgs, start: Start) -> u8
-where
-    Start: FnOnce(PathBuf) -> Starting,
-    Starting: Future<Output = Result<(Service, Stop), Box<dyn Error + Send + Sync>>>,
-    Stop: Future<Output = ()>,
-{
-    match listen_and_perform(args.data, start).await {
+/// come that far. Makes an actix system: not to be called from within one.
+pub fn run(args: DemoArgs) -> u8 {
+    match actix_rt::System::new().block_on(demonstrate(args.data)) {
         Ok(true) => 0,
         Ok(false) => 4,
         Err(error) => {
@@ -74,17 +67,11 @@ where
     }
 }
 
-async fn listen_and_perform<Start, Starting, Stop>(
-    data: Option<PathBuf>,
-    start: Start,
-) -> Result<bool, DemoError>
-where
-    Start: FnOnce(PathBuf) -> Starting,
-    Starting: Future<Output = Result<(Service, Stop), Box<dyn Error + Send + Sync>>>,
-    Stop: Future<Output = ()>,
-{
+async fn demonstrate(data: Option<PathBuf>) -> Result<bool, DemoError> {
     // Before there is anything to clean up.
     let mut signals = Signals::listen()?;
+    let kept = data.is_some();
+    let start = async |data| launch::start(data, kept).await.map_err(|error| error.into());
     let report = perform(data, &SampleSpec::DEFAULT, start, async || signals.next().await).await?;
     print(&report)?;
     Ok(report.is_right())
@@ -101,17 +88,15 @@ fn print(report: &Report) -> Result<(), DemoError> {
 
 /// The whole life of the workspace and the server. Both are gone when it returns, whatever happened. An
 /// interruption during the server's start waits for its end; a second one does not wait for its stop.
-async fn perform<Start, Starting, Stop>(
+///
+/// `start` starts a server on the data directory, listening on the loopback, and answers how to reach it and a
+/// future that stops it.
+async fn perform<Stop: Future<Output = ()>>(
     data: Option<PathBuf>,
     spec: &SampleSpec,
-    start: Start,
+    start: impl AsyncFnOnce(PathBuf) -> Result<(Service, Stop), Box<dyn Error + Send + Sync>>,
     mut interrupted: impl AsyncFnMut(),
-) -> Result<Report, DemoError>
-where
-    Start: FnOnce(PathBuf) -> Starting,
-    Starting: Future<Output = Result<(Service, Stop), Box<dyn Error + Send + Sync>>>,
-    Stop: Future<Output = ()>,
-{
+) -> Result<Report, DemoError> {
     let workspace = tokio::task::spawn_blocking(move || Workspace::open(data)).await??;
     let (service, stop) = start(workspace.data().to_owned()).await.map_err(DemoError::Start)?;
     let done = tokio::select! {
@@ -209,14 +194,12 @@ async fn exercise(service: &Service, workspace: &Workspace, spec: &SampleSpec) -
     let from = part.received.bytes;
     report.add(format!("download .raw, cut at {CUT_AT} %"), &meter, Finding::Cut { at: from });
 
-    let meter = Meter::begin("resuming the download", None);
-    meter.add(from);
+    let meter = Meter::begin("resuming the download", None).going_on_after(from);
     let rest = Target { file: Some((cut_path.clone(), from)), reference: None };
     let rest =
         client.export(&disk, DiskFormat::Raw, Part::Rest { from, etag: &part.etag }, rest, &meter).await?;
-    let took = Took { bytes: rest.received.bytes, ..meter.end() };
-    let whole = check_both(&cut_path, &sample_path).await?;
-    let finding = compared(whole, &source);
+    let took = meter.end();
+    let finding = compared(check_both(&cut_path, &sample_path).await?, &source);
     report.steps.push(Step { what: "resume it with Range and If-Range".into(), took, finding });
     if rest.whole != part.whole {
         return Err(DemoError::Unexpected {

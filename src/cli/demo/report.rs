@@ -96,7 +96,7 @@ To repeat it with a server of your own and a disk of your own, disk.raw:
   S=http://127.0.0.1:8080/rest/v0
   T=authenticationToken=$(gantry token create)
   ID='[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}'
-  SR=$(curl -s -b $T $S/srs | grep -oE \"$ID\" | head -n 1)
+  SR=$(curl -s --retry 9 --retry-connrefused -b $T $S/srs | grep -oE \"$ID\" | head -n 1)
   VDI=$(curl -s -b $T -T disk.raw -X POST \"$S/srs/$SR/vdis?raw&name_label=disk\" | grep -oE \"$ID\")
   curl -b $T -o disk.vhd $S/vdis/$VDI.vhd
   curl -b $T -o copy.raw $S/vdis/$VDI.raw          # cut it with Ctrl-C ...
