@@ -1,6 +1,7 @@
 //! The command line: one module per command.
 
 pub mod check;
+pub mod demo;
 pub mod serve;
 pub mod token;
 pub mod user;
@@ -24,6 +25,8 @@ enum Command {
     Serve(serve::ServeArgs),
     /// Read an image and say what is in it and what is wrong with it
     Check(check::CheckArgs),
+    /// Show the main job in one minute: a disk in, out in every form, cut and resumed, every byte compared
+    Demo(demo::DemoArgs),
     /// Add, change and remove users
     User(user::UserArgs),
     /// Create, list and revoke tokens
@@ -35,6 +38,7 @@ pub fn run(cli: Cli) -> u8 {
     match cli.command {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(&args),
+        Command::Demo(args) => demo::run(args),
         Command::User(args) => finish(user::run(&args, &mut std::io::stdout().lock())),
         Command::Token(args) => finish(token::run(&args, &mut std::io::stdout().lock())),
     }

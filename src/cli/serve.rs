@@ -7,8 +7,8 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Overrides};
-use crate::telemetry::{self, LevelHandle};
 use crate::server;
+use crate::telemetry::{self, LevelHandle};
 
 /// Arguments of `gantry serve`.
 #[derive(Debug, clap::Args)]

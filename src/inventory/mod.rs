@@ -231,10 +231,11 @@ impl Inventory {
                 Ok(page)
             })
             .await?;
-        let shape = |(row, content, chain, of_it): (disks::VdiRow, disks::ContentRow, disks::Chain, Vec<VdiId>)| {
-            let missing = self.store.sr(row.sr).map_or(true, |sr| sr.is_missing(content.id));
-            objects::vdi(&row, &content, &chain, &of_it, missing, self.store.site())
-        };
+        let shape =
+            |(row, content, chain, of_it): (disks::VdiRow, disks::ContentRow, disks::Chain, Vec<VdiId>)| {
+                let missing = self.store.sr(row.sr).map_or(true, |sr| sr.is_missing(content.id));
+                objects::vdi(&row, &content, &chain, &of_it, missing, self.store.site())
+            };
         Ok(page.into_iter().map(shape).collect())
     }
 }

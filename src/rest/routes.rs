@@ -1,8 +1,8 @@
 //! Which request is answered by what. Every address takes a trailing slash; what has no route is 404 after
 //! authentication, never 405.
 
-use actix_web::http::Method;
 use actix_web::guard;
+use actix_web::http::Method;
 use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
 
 use crate::ids::DiskFormat;
@@ -26,9 +26,7 @@ pub fn add(config: &mut web::ServiceConfig) {
         .service(public_resource("/health/live").route(read().to(public::live)))
         .service(public_resource("/health/ready").route(read().to(public::ready)))
         .service(
-            resource("/rest/v0")
-                .route(read().to(collections::root))
-                .route(web::head().to(collections::root)),
+            resource("/rest/v0").route(read().to(collections::root)).route(web::head().to(collections::root)),
         );
     users_and_tasks(config);
     uploads_and_downloads(config);
@@ -73,21 +71,19 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(read().to(list_tasks))
                 .route(web::delete().to(tasks::forget_all)),
         )
-        .service(
-            resource("/rest/v0/tasks/{id}").route(read().to(task)).route(web::delete().to(forget_task)),
-        )
+        .service(resource("/rest/v0/tasks/{id}").route(read().to(task)).route(web::delete().to(forget_task)))
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
         .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
 }
 
 fn uploads_and_downloads(config: &mut web::ServiceConfig) {
     for collection in ["vdis", "vdi-snapshots"] {
-        let file = resource(&format!("/rest/v0/{collection}/{{id}}.{{extension}}"))
-            .route(read().to(download));
+        let file =
+            resource(&format!("/rest/v0/{collection}/{{id}}.{{extension}}")).route(read().to(download));
         let file = if collection == "vdis" { file.route(web::put().to(upload_content)) } else { file };
-        config.service(file).service(
-            resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(read().to(extents)),
-        );
+        config
+            .service(file)
+            .service(resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(read().to(extents)));
     }
     config
         .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))

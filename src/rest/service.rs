@@ -178,7 +178,10 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let caller = Caller::authenticate(app, head.headers(), peer).await?;
     let path = head.uri.path();
     if !routes::takes_body(&method, path) {
-        return Err(ApiError::NoSuchRoute { method: method.to_string(), path: path.chars().take(200).collect() });
+        return Err(ApiError::NoSuchRoute {
+            method: method.to_string(),
+            path: path.chars().take(200).collect(),
+        });
     }
     let Some(address) = UploadAddress::of(&method, path) else { return Ok(caller) };
     let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };

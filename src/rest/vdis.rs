@@ -108,14 +108,13 @@ async fn resize(app: &App, caller: &Caller, id: &str, object: &Value, size: u64)
     }
     check_size("size", size)?;
     if size > current {
-        let vdi: VdiId =
-            id.parse().map_err(|_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() })?;
-        grow(&app.engine, &app.store, vdi, size, Some(caller.user().to_string())).await.map_err(
-            |error| match error {
+        let vdi: VdiId = id.parse().map_err(|_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() })?;
+        grow(&app.engine, &app.store, vdi, size, Some(caller.user().to_string())).await.map_err(|error| {
+            match error {
                 GrowError::Begin(error) => ApiError::from(error),
                 GrowError::Failed(error) => ApiError::from(error),
-            },
-        )?;
+            }
+        })?;
     }
     Ok(())
 }
@@ -123,7 +122,9 @@ async fn resize(app: &App, caller: &Caller, id: &str, object: &Value, size: u64)
 fn check_size(name: &str, size: u64) -> Result<(), ApiError> {
     // What a decoder refuses without having seen a byte is what the number does not allow.
     let refused = crate::formats::raw::RawDecoder::new(Some(size), None).next_event();
-    refused.map(drop).map_err(|error| ApiError::invalid(format!("body.{name}"), error.to_string(), Some(size.into())))
+    refused
+        .map(drop)
+        .map_err(|error| ApiError::invalid(format!("body.{name}"), error.to_string(), Some(size.into())))
 }
 
 fn check_text(name: &str, text: Option<&str>) -> Result<(), ApiError> {

@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use gantry_actors::{
-    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobId, NewJob, Progress, TaskProperties,
+    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobId, NewJob, Progress,
+    TaskProperties,
 };
 use serde_json::{Value, json};
 use tokio::sync::{Notify, OnceCell, oneshot};
