@@ -138,7 +138,7 @@ impl fmt::Display for Span {
         }
         let shown = TIME_UNITS.iter().take(5);
         let written = shown.clone().filter(|(_, length)| *length == self.unit_nanos);
-        match written.chain(shown).find(|(_, length)| nanos % u128::from(*length) == 0) {
+        match written.chain(shown).find(|(_, length)| nanos.is_multiple_of(u128::from(*length))) {
             Some((names, length)) => {
                 write!(f, "{}{}", nanos / u128::from(*length), names.first().copied().unwrap_or_default())
             }
@@ -188,7 +188,7 @@ impl Size {
 
     /// The unit in which it is shown, if any divides it.
     fn unit(self) -> Option<&'static (&'static str, u64)> {
-        SIZE_UNITS.iter().take(4).find(|(_, length)| self.0 != 0 && self.0 % length == 0)
+        SIZE_UNITS.iter().take(4).find(|(_, length)| self.0 != 0 && self.0.is_multiple_of(*length))
     }
 }
 

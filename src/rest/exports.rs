@@ -66,11 +66,12 @@ pub async fn serve(
     let mut representation = represent(&app, &pin, format).await?;
     let headers = request.headers();
     // Bytes that were replaced can still be had by who names them, for as long as his transfer holds them.
-    if let Some(held) = named_tag(&request).and_then(|tag| app.exports.held(vdi, &tag)) {
-        if held.1 == format && representation.etag != named_tag(&request).unwrap_or_default() {
-            pin = held.0;
-            representation = represent(&app, &pin, format).await?;
-        }
+    if let Some(held) = named_tag(&request).and_then(|tag| app.exports.held(vdi, &tag))
+        && held.1 == format
+        && representation.etag != named_tag(&request).unwrap_or_default()
+    {
+        pin = held.0;
+        representation = represent(&app, &pin, format).await?;
     }
     let (etag, len) = (representation.etag.clone(), representation.len());
     let get = request.method() == Method::GET;

@@ -19,15 +19,15 @@ pub enum Verdict {
 /// have no modification date here, so conditions on dates are not evaluated, and a date in `If-Range` never
 /// matches.
 pub fn evaluate(headers: &HeaderMap, etag: &str, get: bool) -> Verdict {
-    if let Some(tags) = joined(headers, "if-match") {
-        if !matches(&tags, etag, Comparison::Strong) {
-            return Verdict::Failed;
-        }
+    if let Some(tags) = joined(headers, "if-match")
+        && !matches(&tags, etag, Comparison::Strong)
+    {
+        return Verdict::Failed;
     }
-    if let Some(tags) = joined(headers, "if-none-match") {
-        if matches(&tags, etag, Comparison::Weak) {
-            return Verdict::NotModified;
-        }
+    if let Some(tags) = joined(headers, "if-none-match")
+        && matches(&tags, etag, Comparison::Weak)
+    {
+        return Verdict::NotModified;
     }
     match headers.get("if-range") {
         Some(tag) if get && headers.contains_key("range") => {

@@ -20,11 +20,11 @@ impl Intervals {
         if start >= end {
             return;
         }
-        if let Some((&before, &its_end)) = self.stretches.range(..=start).next_back() {
-            if its_end >= start {
-                start = before;
-                end = end.max(its_end);
-            }
+        if let Some((&before, &its_end)) = self.stretches.range(..=start).next_back()
+            && its_end >= start
+        {
+            start = before;
+            end = end.max(its_end);
         }
         while let Some((&next, &its_end)) = self.stretches.range(start..=end).next() {
             end = end.max(its_end);

@@ -110,7 +110,7 @@ async fn a_known_client_gets_its_record_renewed_and_the_old_secret_works_five_mi
     assert_eq!(new.record.created_ms, old.record.created_ms);
     assert_eq!(new.record.description.as_deref(), Some("second"));
     assert_eq!(new.record.scope, old.record.scope, "a renewal widened the scope");
-    assert_eq!(listed(&place).await, [new.record.clone()]);
+    assert_eq!(listed(&place).await, std::slice::from_ref(&new.record));
     let now = now_ms();
     assert!(by_secret(&place, &old.secret, now).await.is_some());
     assert!(by_secret(&place, &old.secret, now + RENEWAL_GRACE_MS).await.is_none());
