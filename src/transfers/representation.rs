@@ -93,6 +93,8 @@ pub fn vhd_identity(content: ContentId, created_ms: i64) -> ([u8; 16], u32) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::disk::map::AllocationMap;
+    use crate::formats::Piece;
     use crate::ids::SrId;
 
     fn row() -> ContentRow {
@@ -112,8 +114,8 @@ mod tests {
 
     #[test]
     fn entity_tags_are_pinned_because_clients_hold_on_to_them() {
-        assert_eq!(entity_tag(&row(), DiskFormat::Raw), "\"RAW\"");
-        assert_eq!(entity_tag(&row(), DiskFormat::Vhd), "\"VHD\"");
+        assert_eq!(entity_tag(&row(), DiskFormat::Raw), "\"66295b3a1a1f6e7edc35112f2451ae4b\"");
+        assert_eq!(entity_tag(&row(), DiskFormat::Vhd), "\"3a0f1948d2662f367cf44bc2790aa1d1\"");
     }
 
     #[test]
@@ -128,5 +130,41 @@ mod tests {
         let moved = ContentRow { sr: SrId::random(), file: "y.vhd".into(), format: DiskFormat::Vhd, ..row() };
         assert_eq!(entity_tag(&row(), DiskFormat::Raw), entity_tag(&moved, DiskFormat::Raw));
         assert_eq!(entity_tag(&row(), DiskFormat::Vhd), entity_tag(&moved, DiskFormat::Vhd));
+    }
+
+    /// The whole export of a small disk: 7 MiB and three sectors, with data in its first, second and last block.
+    fn whole_export(layout: &dyn Layout) -> String {
+        let mut hash = Sha256::new();
+        let mut at = 0;
+        while at < layout.len() {
+            let piece = layout.piece_at(at, u64::MAX);
+            at += piece.len();
+            match piece {
+                Piece::Bytes(bytes) => hash.update(&bytes),
+                Piece::Zeros(len) => hash.update(vec![0; usize::try_from(len).unwrap()]),
+                Piece::Disk { offset, len } => {
+                    let inside = |byte: u64| if byte < SIZE { (byte / 512 % 251) as u8 } else { 0 };
+                    hash.update((offset..offset + len).map(inside).collect::<Vec<u8>>());
+                }
+            }
+        }
+        hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()
+    }
+
+    const SIZE: u64 = (7 << 20) + 3 * 512;
+
+    #[test]
+    fn whole_exports_are_pinned_so_that_no_download_is_continued_with_other_bytes() {
+        let mut map = AllocationMap::new(SIZE);
+        map.set_range(0, 1);
+        map.set_range(3 << 20, 200_000);
+        map.set_range(SIZE - 1, 1);
+        let (map, row) = (Arc::new(map), row());
+        let (unique_id, timestamp) = vhd_identity(row.id, row.created_ms);
+        let raw = RawLayout::new(Arc::clone(&map));
+        let vhd = VhdImageLayout::new(map, unique_id, timestamp).unwrap();
+        // Whoever has to change one of these has to raise its layout version above.
+        assert_eq!((RAW_LAYOUT_VERSION, whole_export(&raw).as_str()), (1, "RAWHASH"));
+        assert_eq!((VHD_LAYOUT_VERSION, whole_export(&vhd).as_str()), (1, "VHDHASH"));
     }
 }
