@@ -3,13 +3,12 @@
 use crate::support::MIB;
 use crate::support::disk::Disk;
 use crate::support::server::Server;
-use crate::support::tools::sha256;
 use crate::support::vhd::{allocated, get64};
 
-/// ETag and digest of an export.
-fn seen(server: &Server, vdi: &str, format: &str) -> (String, String) {
+/// ETag and bytes of an export.
+fn seen(server: &Server, vdi: &str, format: &str) -> (String, Vec<u8>) {
     let response = server.get(&format!("/rest/v0/vdis/{vdi}.{format}")).expect(200);
-    (response.head.need("ETag").to_owned(), sha256(&response.body))
+    (response.head.need("ETag").to_owned(), response.body)
 }
 
 #[test]
@@ -17,13 +16,13 @@ fn two_exports_of_the_same_content_are_equal_to_the_last_byte_also_across_a_rest
     let mut server = Server::start();
     let vdi = server.import("?raw", Disk::lively(40 * MIB + 512, 1).whole());
     let before = ["raw", "vhd"].map(|format| seen(&server, &vdi, format));
-    assert_eq!(before, ["raw", "vhd"].map(|format| seen(&server, &vdi, format)), "a second time");
+    assert!(before == ["raw", "vhd"].map(|format| seen(&server, &vdi, format)), "a second time");
     server.kill();
     server.start_again();
-    assert_eq!(before, ["raw", "vhd"].map(|format| seen(&server, &vdi, format)), "after kill -9");
+    assert!(before == ["raw", "vhd"].map(|format| seen(&server, &vdi, format)), "after kill -9");
     assert!(server.terminate().success());
     server.start_again();
-    assert_eq!(before, ["raw", "vhd"].map(|format| seen(&server, &vdi, format)), "after a clean stop");
+    assert!(before == ["raw", "vhd"].map(|format| seen(&server, &vdi, format)), "after a clean stop");
 }
 
 #[test]
@@ -34,7 +33,7 @@ fn names_and_tags_do_not_change_an_export() {
     let target = format!("/rest/v0/vdis/{vdi}");
     let change = serde_json::json!({"name_label": "another", "name_description": "text", "tags": ["a"]});
     server.request("PATCH", &target).json(&change).send().expect(204);
-    assert_eq!(seen(&server, &vdi, "vhd"), before);
+    assert!(seen(&server, &vdi, "vhd") == before);
 }
 
 #[test]
@@ -49,7 +48,7 @@ fn a_file_that_loses_its_holes_behind_the_servers_back_gives_the_same_export() {
     let dense = std::fs::read(&file).expect("it is there");
     std::fs::write(&file, dense).expect("it can be written");
     server.start_again();
-    assert_eq!(seen(&server, &vdi, "vhd"), before);
+    assert!(seen(&server, &vdi, "vhd") == before);
 }
 
 #[test]

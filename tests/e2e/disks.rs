@@ -2,7 +2,7 @@
 
 use crate::support::disk::{Disk, extents, occupied};
 use crate::support::server::Server;
-use crate::support::tools::{libvhdi_read, libvhdi_read_at, qemu, seven_zip_read, seven_zip_size, sha256};
+use crate::support::tools::{libvhdi_read, qemu, seven_zip_read, seven_zip_size};
 use crate::support::{GIB, MIB, VHD_MAX};
 
 /// 127.5 GiB, beside which a VHD's geometry reaches its maximum.
@@ -109,9 +109,10 @@ fn libvhdi_and_7_zip_and_qemu_read_an_exported_vhd_to_the_same_content() {
         let vdi = server.import("?raw", disk.whole());
         let vhd = server.path("read.vhd");
         server.export(&vdi, "vhd", &vhd);
-        let whole = (size, sha256(&disk.whole()));
-        assert_eq!(libvhdi_read(&vhd), whole, "libvhdi, {size} bytes");
-        assert_eq!(seven_zip_read(&vhd), whole, "7-Zip, {size} bytes");
+        let whole = disk.whole();
+        let (told, bytes) = libvhdi_read(&vhd, 0, size);
+        assert!(told == size && bytes == whole, "libvhdi, {size} bytes");
+        assert!(seven_zip_read(&vhd) == whole, "7-Zip, {size} bytes");
         let read = server.path("read.raw");
         qemu::vhd_to_raw(&vhd, &read);
         disk.assert_is(&read);
@@ -126,9 +127,10 @@ fn a_disk_smaller_than_a_block_is_read_by_all_three_readers() {
         let vdi = server.import("?raw", disk.whole());
         let vhd = server.path("small.vhd");
         server.export(&vdi, "vhd", &vhd);
-        let whole = (size, sha256(&disk.whole()));
-        assert_eq!(libvhdi_read(&vhd), whole, "libvhdi, {size} bytes");
-        assert_eq!(seven_zip_read(&vhd), whole, "7-Zip, {size} bytes");
+        let whole = disk.whole();
+        let (told, bytes) = libvhdi_read(&vhd, 0, size);
+        assert!(told == size && bytes == whole, "libvhdi, {size} bytes");
+        assert!(seven_zip_read(&vhd) == whole, "7-Zip, {size} bytes");
         assert_eq!(qemu::virtual_size(&vhd), size);
         assert_eq!(server.export_bytes(&vdi, "raw"), disk.whole());
     }
@@ -138,8 +140,6 @@ fn a_disk_smaller_than_a_block_is_read_by_all_three_readers() {
 fn an_exported_vhd_of_2040_gib_is_read_by_libvhdi_and_7_zip() {
     let server = Server::start();
     let disk = Disk::lively(VHD_MAX, 30);
-    let vdi = server.import_disk(&Disk::empty(VHD_MAX).noise(0, 512, 1));
-    drop(vdi);
     let (raw, made, exported) =
         (server.path("huge.raw"), server.path("huge.vhd"), server.path("exported.vhd"));
     disk.write_raw(&raw);
@@ -148,8 +148,8 @@ fn an_exported_vhd_of_2040_gib_is_read_by_libvhdi_and_7_zip() {
     server.export(&vdi, "vhd", &exported);
     assert_eq!(seven_zip_size(&exported), VHD_MAX);
     for (offset, length) in disk.data() {
-        let told = libvhdi_read_at(&exported, offset, length);
-        assert_eq!(told, (VHD_MAX, sha256(&disk.bytes(offset, length))), "at {offset}");
+        let (told, bytes) = libvhdi_read(&exported, offset, length);
+        assert!(told == VHD_MAX && bytes == disk.bytes(offset, length), "at {offset}");
     }
 }
 

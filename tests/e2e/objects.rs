@@ -71,12 +71,13 @@ fn what_cannot_be_patched_is_refused_and_changes_nothing() {
             json!({"name_description": ["x"]}),
             json!({"tags": "x"}),
             json!({"tags": [1]}),
-            json!([]),
-            json!("x"),
         ] {
             assert_eq!(patch(&server, &target, &change), 422, "{target}: {change}");
         }
         assert_eq!(server.json(&target), before);
+        for change in [json!([]), json!("x"), json!(null)] {
+            assert!(matches!(patch(&server, &target, &change), 400 | 422), "{target}: {change}");
+        }
         let refusal =
             server.request("PATCH", &target).json(&json!({"nonsense": 1})).send().refused(422..=422);
         assert!(refusal.error["body.nonsense"]["message"].is_string(), "{}", refusal.body);

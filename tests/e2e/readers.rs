@@ -15,8 +15,8 @@ fn pass(time: Duration) {
 #[test]
 fn four_slow_readers_of_4_gib_exports_keep_the_process_under_300_mib() {
     let server = Server::start();
-    // More data than four windows hold, then a hole up to 4 GiB.
-    let disk = Disk::empty(4 * GIB).noise(0, 96 * MIB, 1).noise(2 * GIB, 32 * MIB, 2);
+    // More data than the windows hold, then a hole up to 4 GiB.
+    let disk = Disk::empty(4 * GIB).noise(0, 128 * MIB, 1);
     let vdi = server.import_disk(&disk);
     let mut readers: Vec<_> = ["raw", "vhd", "raw", "vhd"]
         .map(|format| {

@@ -8,7 +8,7 @@ use crate::support::MIB;
 use crate::support::disk::{Disk, noise};
 use crate::support::http::Response;
 use crate::support::server::{Server, Setup, created, disk_files, files_under, gantry_run};
-use crate::support::tools::{qemu, sha256};
+use crate::support::tools::qemu;
 
 /// A server that may attach what lies under `<scratch>/roots`.
 fn with_roots() -> Server {
@@ -138,9 +138,9 @@ fn a_directory_of_disks_made_by_others_is_attached_as_it_stands() {
     qemu::raw_to_vhd(&raw, &folder.join(format!("{}.vhd", names[1])), "subformat=fixed,force_size=on");
     disks[2].write_raw(&folder.join(format!("{}.raw", names[2])));
     std::fs::write(folder.join("notes.txt"), "not a disk").expect("it can be written");
-    let digest = |name: &str| sha256(&std::fs::read(folder.join(name)).expect("it is there"));
+    let bytes = |name: &String| std::fs::read(folder.join(name)).expect("it is there");
     let files = [format!("{}.vhd", names[0]), format!("{}.vhd", names[1]), format!("{}.raw", names[2])];
-    let before = files.clone().map(|name| digest(&name));
+    let before = files.each_ref().map(bytes);
 
     let sr = attach(&server, "xcp", &folder);
     let mut vdis = server.vdis();
@@ -156,7 +156,7 @@ fn a_directory_of_disks_made_by_others_is_attached_as_it_stands() {
         qemu::vhd_to_raw(&exported, &read);
         disk.assert_is(&read);
     }
-    assert_eq!(files.map(|name| digest(&name)), before, "reading changed a file");
+    assert!(files.each_ref().map(bytes) == before, "reading changed a file");
 }
 
 #[test]
@@ -244,8 +244,6 @@ fn one_directory_is_not_attached_twice() {
     post(&server, &json!({"name_label": "twice", "path": folder})).refused(409..=409);
     std::os::unix::fs::symlink(&folder, server.path("roots/alias")).expect("it can be made");
     post(&server, &json!({"name_label": "twice", "path": server.path("roots/alias")})).refused(400..=499);
-    let inside = folder.join("inside");
-    post(&server, &json!({"name_label": "inside", "path": inside})).refused(400..=499);
 }
 
 #[test]

@@ -133,7 +133,7 @@ fn with_raw_the_bytes_are_the_disk_even_when_they_are_a_vhd() {
 
 #[test]
 fn what_these_tests_build_is_a_vhd_to_qemu_and_7_zip_too() {
-    use crate::support::tools::{qemu, seven_zip_read, sha256};
+    use crate::support::tools::{qemu, seven_zip_read};
     let folder = crate::support::server::scratch();
     let (file, raw) = (folder.path().join("built.vhd"), folder.path().join("read.raw"));
     for batmap in [false, true] {
@@ -143,8 +143,8 @@ fn what_these_tests_build_is_a_vhd_to_qemu_and_7_zip_too() {
         std::fs::write(&file, vhd.bytes()).expect("it can be written");
         qemu::vhd_to_raw(&file, &raw);
         assert!(std::fs::read(&raw).expect("it is there") == content());
-        assert_eq!(seven_zip_read(&file), (SIZE, sha256(&content())));
+        assert!(seven_zip_read(&file) == content());
     }
     std::fs::write(&file, fixed(&content())).expect("it can be written");
-    assert_eq!(seven_zip_read(&file), (SIZE, sha256(&content())));
+    assert!(seven_zip_read(&file) == content());
 }

@@ -363,8 +363,12 @@ impl Server {
 
 impl Drop for Server {
     fn drop(&mut self) {
+        let ended = self.child.as_mut().and_then(|child| child.try_wait().ok().flatten());
         self.kill();
         if std::thread::panicking() {
+            if let Some(status) = ended {
+                eprintln!("the server had ended by itself: {status}");
+            }
             let log = self.log();
             let skip = log.lines().count().saturating_sub(30);
             eprintln!("the server's last words:");

@@ -1,11 +1,8 @@
 //! Other people's programs. One that is missing fails the test with the name of its Debian package.
 
 use std::ffi::OsStr;
-use std::io::Write;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-
-use sha2::{Digest, Sha256};
 
 /// Where a program is. Fails, naming the Debian package, when it is nowhere.
 pub fn program(name: &str, package: &str) -> PathBuf {
@@ -73,66 +70,37 @@ pub mod qemu {
     }
 }
 
-/// SHA-256 of the disk that libvhdi finds in a VHD, and its size; from Debian's python3-libvhdi.
+/// The size of the disk that libvhdi finds in a VHD, from Debian's python3-libvhdi, and its bytes
+/// `offset..offset + length`.
 #[track_caller]
-pub fn libvhdi_read(vhd: &Path) -> (u64, String) {
+pub fn libvhdi_read(vhd: &Path, offset: u64, length: u64) -> (u64, Vec<u8>) {
     let script = r#"
-import hashlib, sys
+import sys
 try:
     import pyvhdi
 except ImportError:
     sys.exit("the Debian package python3-libvhdi is not installed")
 disk = pyvhdi.file()
 disk.open(sys.argv[1])
-digest, left = hashlib.sha256(), disk.get_media_size()
+offset, left = int(sys.argv[2]), int(sys.argv[3])
+out = sys.stdout.buffer
+out.write(disk.get_media_size().to_bytes(8, "big"))
+disk.seek(offset)
 while left:
     piece = disk.read_buffer(min(left, 1 << 20))
     if not piece:
         sys.exit("short read")
-    digest.update(piece)
+    out.write(piece)
     left -= len(piece)
-print(disk.get_media_size(), digest.hexdigest())
 "#;
-    size_and_word(libvhdi(script, &[vhd.as_os_str()]))
-}
-
-/// What libvhdi finds at an offset in a VHD (32-digit SHA-256 prefix-free: the whole digest), and the disk's size.
-#[track_caller]
-pub fn libvhdi_read_at(vhd: &Path, offset: u64, length: u64) -> (u64, String) {
-    let script = r#"
-import hashlib, sys
-try:
-    import pyvhdi
-except ImportError:
-    sys.exit("the Debian package python3-libvhdi is not installed")
-disk = pyvhdi.file()
-disk.open(sys.argv[1])
-offset, length = int(sys.argv[2]), int(sys.argv[3])
-disk.seek(offset)
-data = b""
-while len(data) < length:
-    piece = disk.read_buffer(length - len(data))
-    if not piece:
-        sys.exit("short read")
-    data += piece
-print(disk.get_media_size(), hashlib.sha256(data).hexdigest())
-"#;
-    let (offset, length) = (offset.to_string(), length.to_string());
-    size_and_word(libvhdi(script, &[vhd.as_os_str(), offset.as_ref(), length.as_ref()]))
-}
-
-fn libvhdi(script: &str, arguments: &[&OsStr]) -> String {
     // The system's own interpreter: only that one sees the Debian package.
     let python = PathBuf::from("/usr/bin/python3");
     assert!(python.is_file(), "/usr/bin/python3 is not installed: it comes with python3-libvhdi");
-    let first = [OsStr::new("-c"), OsStr::new(script)];
-    let told = run(&python, first.into_iter().chain(arguments.iter().copied()));
-    String::from_utf8_lossy(&told).into_owned()
-}
-
-fn size_and_word(told: String) -> (u64, String) {
-    let (size, word) = told.trim().split_once(' ').expect("a size and a digest");
-    (size.parse().expect("a size"), word.to_owned())
+    let (offset, length) = (offset.to_string(), length.to_string());
+    let first = [OsStr::new("-c"), OsStr::new(script), vhd.as_os_str()];
+    let told = run(&python, first.into_iter().chain([offset.as_ref(), length.as_ref()]));
+    let (size, bytes) = told.split_first_chunk().expect("a size");
+    (u64::from_be_bytes(*size), bytes.to_vec())
 }
 
 /// 7-Zip's name differs between Debian's releases.
@@ -140,22 +108,11 @@ fn seven_zip() -> PathBuf {
     find("7zz").or_else(|| find("7z")).unwrap_or_else(|| program("7zz", "7zip"))
 }
 
-/// SHA-256 of the disk that 7-Zip finds in a VHD, and its size.
+/// The disk that 7-Zip finds in a VHD.
 #[track_caller]
-pub fn seven_zip_read(vhd: &Path) -> (u64, String) {
-    let mut command = Command::new(seven_zip());
-    command
-        .args(["x", "-tvhd", "-so", "-bd"])
-        .arg(vhd)
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped());
-    let mut child = command.spawn().expect("7-Zip runs");
-    let mut out = child.stdout.take().expect("its output is piped");
-    let (size, digest) = sha256_of(&mut out);
-    let output = child.wait_with_output().expect("7-Zip ends");
-    assert!(output.status.success(), "{command:?}: {}", String::from_utf8_lossy(&output.stderr));
-    (size, digest)
+pub fn seven_zip_read(vhd: &Path) -> Vec<u8> {
+    let arguments = ["x", "-tvhd", "-so", "-bd"].map(OsStr::new);
+    run(&seven_zip(), arguments.into_iter().chain([vhd.as_os_str()]))
 }
 
 /// The size that 7-Zip sees in a VHD, without reading its blocks.
@@ -183,33 +140,4 @@ pub fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
     arguments.extend([OsStr::new("-out"), cert.as_os_str(), OsStr::new("-keyout"), key.as_os_str()]);
     run(&openssl, arguments);
     (cert, key)
-}
-
-/// Length and SHA-256, in hex, of all that can be read.
-pub fn sha256_of(source: &mut impl std::io::Read) -> (u64, String) {
-    let mut hasher = Hashing(Sha256::new());
-    let length = std::io::copy(source, &mut hasher).expect("the source can be read");
-    (length, hex(&hasher.0.finalize()))
-}
-
-/// SHA-256 in hex.
-pub fn sha256(bytes: &[u8]) -> String {
-    hex(&Sha256::digest(bytes))
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
-}
-
-struct Hashing(Sha256);
-
-impl Write for Hashing {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        self.0.update(bytes);
-        Ok(bytes.len())
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        Ok(())
-    }
 }
