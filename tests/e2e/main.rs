@@ -28,11 +28,15 @@ mod ranges;
 #[cfg(test)]
 mod readers;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod replacing;
 #[cfg(test)]
 mod repositories;
+#[cfg(test)]
+mod rooms;
 #[cfg(test)]
 mod serving;
 #[cfg(test)]
