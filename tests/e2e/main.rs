@@ -20,6 +20,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
