@@ -236,3 +236,34 @@ fn a_stranger_can_read_what_lies_in_the_sr_directory() {
     assert_eq!(told["virtual-size"], disk.size);
     disk.assert_is(&file);
 }
+
+#[test]
+fn extents_tell_which_parts_hold_data() {
+    let server = Server::start();
+    let size = 64 * MIB + 512;
+    let disk = Disk::empty(size).noise(0, 4096, 1).noise(20 * MIB, MIB, 2).noise(size - 512, 512, 3);
+    let vdi = server.import("?raw", disk.whole());
+    let target = format!("/rest/v0/vdis/{vdi}/extents");
+    let response = server.get(&target).expect(200);
+    let etag = server.get(&format!("/rest/v0/vdis/{vdi}.raw")).expect(200).head.need("ETag").to_owned();
+    assert_eq!(response.head.need("ETag"), etag, "of the content that they describe");
+    let extents = response.json().as_array().expect("an array").clone();
+    let mut at = 0;
+    let mut holes = 0;
+    for extent in &extents {
+        let (start, length) =
+            (extent["start"].as_u64().expect("bytes"), extent["length"].as_u64().expect("bytes"));
+        assert_eq!(start, at, "no gap and no overlap");
+        assert!(length > 0);
+        if !extent["data"].as_bool().expect("a flag") {
+            holes += length;
+            assert!(disk.bytes(start, length).iter().all(|byte| *byte == 0), "data in a hole: {extent}");
+        }
+        at += length;
+    }
+    assert_eq!(at, size);
+    assert!(holes > 60 * MIB, "{extents:?}");
+    let lines = server.get(&format!("{target}?ndjson")).expect(200);
+    assert_eq!(lines.head.need("Content-Type"), "application/x-ndjson");
+    assert_eq!(lines.body.iter().filter(|byte| **byte == b'\n').count(), extents.len());
+}

@@ -20,6 +20,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod hostile;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
@@ -28,11 +30,15 @@ mod ranges;
 #[cfg(test)]
 mod readers;
 #[cfg(test)]
+mod readme;
+#[cfg(test)]
 mod refusals;
 #[cfg(test)]
 mod replacing;
 #[cfg(test)]
 mod repositories;
+#[cfg(test)]
+mod rooms;
 #[cfg(test)]
 mod serving;
 #[cfg(test)]

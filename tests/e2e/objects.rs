@@ -74,7 +74,10 @@ fn what_cannot_be_patched_is_refused_and_changes_nothing() {
         ] {
             assert_eq!(patch(&server, &target, &change), 422, "{target}: {change}");
         }
-        assert_eq!(server.json(&target), before);
+        let now = server.json(&target);
+        for member in ["id", "name_label", "name_description", "tags"] {
+            assert_eq!(now[member], before[member], "{target}: {member}");
+        }
         for change in [json!([]), json!("x"), json!(null)] {
             assert!(matches!(patch(&server, &target, &change), 400 | 422), "{target}: {change}");
         }
@@ -145,6 +148,35 @@ fn a_disk_does_not_shrink() {
     let (server, targets) = objects();
     assert_eq!(patch(&server, &targets[0], &json!({"size": 512})), 422);
     assert_eq!(server.json(&targets[0])["size"], 4096);
+}
+
+#[test]
+fn a_disk_grows_by_a_hole_and_its_readers_do_not_notice() {
+    let server = Server::start();
+    let content = noise(24 * MIB as usize, 1);
+    let vdi = server.import("?raw", content.clone());
+    let target = format!("/rest/v0/vdis/{vdi}");
+    let mut reader = server.request("GET", &format!("{target}.raw")).open();
+    let mut bytes = reader.take_bytes(1000);
+    for size in [json!(30 * MIB + 512), json!((40 * MIB).to_string())] {
+        assert_eq!(patch(&server, &target, &json!({"size": size})), 204, "numbers may come as strings");
+        let size: u64 = size.as_u64().or_else(|| size.as_str()?.parse().ok()).expect("a number");
+        assert_eq!(server.json(&target)["size"], size);
+        let mut grown = content.clone();
+        grown.resize(size as usize, 0);
+        assert!(server.export_bytes(&vdi, "raw") == grown);
+        let vhd = server.path("grown.vhd");
+        server.export(&vdi, "vhd", &vhd);
+        assert_eq!(qemu::virtual_size(&vhd), size);
+    }
+    bytes.extend(reader.rest().expect("it goes on to its end"));
+    assert!(bytes == content);
+    for size in [json!(40 * MIB - 512), json!(40 * MIB + 1), json!(-1), json!("much"), json!(u64::MAX - 511)]
+    {
+        let status = patch(&server, &target, &json!({"size": size}));
+        assert!(matches!(status, 422 | 507), "{size}: {status}");
+    }
+    assert_eq!(server.json(&target)["size"], 40 * MIB);
 }
 
 #[test]

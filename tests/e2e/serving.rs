@@ -191,3 +191,14 @@ fn a_connection_is_used_again() {
     assert_eq!(done.exit, 0, "{done:?}");
     assert!(done.stderr.contains("Re-using existing connection"), "{}", done.stderr);
 }
+
+#[test]
+fn health_and_ping_need_no_credentials() {
+    let server = Server::start();
+    for target in ["/health/live", "/health/ready"] {
+        server.request("GET", target).anonymous().send().expect(200);
+    }
+    let pong = server.request("GET", "/rest/v0/ping").anonymous().send().expect(200).json();
+    assert_eq!(pong["result"], "pong");
+    assert!(pong["timestamp"].as_u64().is_some_and(|ms| ms > 1_600_000_000_000), "{pong}");
+}

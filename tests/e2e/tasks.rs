@@ -159,3 +159,71 @@ fn task_ids_sort_by_creation() {
         .collect();
     assert!(ids.is_sorted(), "{ids:?}");
 }
+
+#[test]
+fn an_aborted_import_ends_soon_and_leaves_nothing() {
+    let server = Server::start();
+    for chunked in [false, true] {
+        let request = server.request("POST", &server.import_target("?raw"));
+        let mut upload = if chunked { request.begin_chunked() } else { request.begin(Some(LEN as u64)) };
+        let half = &noise(LEN, 1)[..LEN / 2];
+        if chunked { upload.chunk(half) } else { upload.write(half) }.expect("it takes the first half");
+        let id = wait::until(Duration::from_secs(10), || {
+            let tasks = server.json("/rest/v0/tasks?fields=id,status");
+            let pending =
+                tasks.as_array().and_then(|tasks| tasks.iter().find(|task| task["status"] == "pending"));
+            pending.and_then(|task| task["id"].as_str().map(str::to_owned)).ok_or_else(|| tasks.to_string())
+        });
+        let response =
+            server.request("POST", &format!("/rest/v0/tasks/{id}/actions/abort")).send().expect(202);
+        assert_eq!(response.json()["success"], true, "{}", response.text());
+        let task = wait::until(Duration::from_secs(2), || {
+            let task = server.task(&id);
+            if task["status"] == "pending" { Err(task.to_string()) } else { Ok(task) }
+        });
+        assert_eq!(
+            (&task["status"], &task["result"]["code"]),
+            (&"failure".into(), &"aborted".into()),
+            "{task}"
+        );
+        server.assert_empty("an aborted import");
+        if let Ok(answer) = upload.try_answer() {
+            assert!(answer.head.status >= 400, "{:?}", answer.head);
+        }
+    }
+}
+
+#[test]
+fn an_aborted_export_is_cut_and_never_ends_cleanly() {
+    let server = Server::start();
+    let vdi = server.import("?raw", noise(2 * LEN, 1));
+    let mut download = server.request("GET", &format!("/rest/v0/vdis/{vdi}.raw")).open();
+    let id = download.head.need("Gantry-Task").to_owned();
+    download.take_bytes(10);
+    server.request("POST", &format!("/rest/v0/tasks/{id}/actions/abort")).send().expect(202);
+    let task = server.task_ended(&id);
+    assert_eq!((&task["status"], &task["result"]["code"]), (&"failure".into(), &"aborted".into()), "{task}");
+    download.rest().expect_err("it was cut");
+    server.request("POST", "/rest/v0/tasks/0nosuchtask/actions/abort").send().refused(404..=404);
+}
+
+#[test]
+fn waiting_for_a_task_waits_for_its_end() {
+    let server = Server::start();
+    let vdi = server.import("?raw", noise(2 * LEN, 1));
+    let mut download = server.request("GET", &format!("/rest/v0/vdis/{vdi}.raw")).open();
+    let id = download.head.need("Gantry-Task").to_owned();
+    download.take_bytes(10);
+    for wait in ["true", "result"] {
+        let server = &server;
+        let target = format!("/rest/v0/tasks/{id}?wait={wait}");
+        let waiting = std::thread::scope(|scope| {
+            let waiting = scope.spawn(move || server.json(&target));
+            std::thread::sleep(Duration::from_millis(300));
+            // The first time it waits for this; the second time there is nothing to wait for.
+            let _ = std::io::copy(&mut download, &mut std::io::sink());
+            waiting.join().expect("it is answered")
+        });
+        assert_eq!(waiting["status"], "success", "{waiting}");
+    }
+}

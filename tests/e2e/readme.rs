@@ -1,0 +1,58 @@
+//! What the README tells people to paste works when it is pasted.
+
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use crate::support::server::scratch;
+use crate::support::tools::qemu;
+
+fn readme() -> String {
+    std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("README.md"))
+        .expect("there is a README")
+}
+
+/// The first block of shell lines after a heading.
+fn block<'a>(readme: &'a str, heading: &str) -> &'a str {
+    let section = readme.split(heading).nth(1).unwrap_or_else(|| panic!("no {heading:?} in the README"));
+    let block = section.split("```sh\n").nth(1).and_then(|rest| rest.split("```").next());
+    block.unwrap_or_else(|| panic!("no shell lines after {heading:?}"))
+}
+
+#[test]
+fn the_tour_with_curl_works_when_it_is_pasted() {
+    let readme = readme();
+    let tour = block(&readme, "## A tour with curl");
+    assert!(tour.lines().count() <= 12, "about ten lines");
+    // A port that is free, for the one that the README shows; and the program that is being tested.
+    let free = std::net::TcpListener::bind("127.0.0.1:0").and_then(|listener| listener.local_addr());
+    let free = free.expect("there is a free port").to_string();
+    let script = tour
+        .replace("cargo build --release\n", "")
+        .replace("target/release/gantry", env!("CARGO_BIN_EXE_gantry"))
+        .replace("127.0.0.1:8080", &free);
+    let folder = scratch();
+    // As at a prompt: a line that fails does not end it. At the end the server is stopped as the README says.
+    let script = format!("set -m\n{script}\nstatus=$?\nkill %1\nwait %1\necho server=$? tour=$status");
+    let mut command = Command::new("bash");
+    command.args(["-c", &script]).current_dir(folder.path()).env("GANTRY_LISTEN", &free).stdin(Stdio::null());
+    let output = command.output().expect("bash runs");
+    let told =
+        format!("{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(told.contains("server=0 tour=0"), "{told}");
+    let (raw, vhd) = (folder.path().join("disk.raw"), folder.path().join("disk.vhd"));
+    qemu::same("raw", &raw, "vpc", &vhd);
+    assert!(std::fs::metadata(&vhd).expect("it was downloaded").len() < 4 << 20, "{told}");
+    assert!(told.contains("\"success\""), "the tasks are shown: {told}");
+}
+
+#[test]
+fn the_readme_has_no_blanks_left_to_fill_in() {
+    let readme = readme();
+    let blank = readme.split('@').skip(1).step_by(2).find(|word| {
+        !word.is_empty() && word.len() < 20 && word.bytes().all(|byte| byte.is_ascii_uppercase())
+    });
+    assert_eq!(blank, None);
+    for word in ["TODO", "FIXME", "XXX"] {
+        assert!(!readme.contains(word), "{word}");
+    }
+}
