@@ -157,6 +157,14 @@ impl RunningServer {
         self.addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
     }
 
+    /// Resolves when the HTTP server has ended by itself, which it should not.
+    pub async fn ended(&mut self) -> std::io::Result<()> {
+        match (&mut self.serving).await {
+            Ok(ended) => ended,
+            Err(error) => Err(std::io::Error::other(error)),
+        }
+    }
+
     /// Stops gently: takes no new work, lets running transfers end for as long as `transfers.drain` says, stops
     /// the others, writes everything down.
     pub async fn stop(self) -> Stopped {
@@ -167,7 +175,9 @@ impl RunningServer {
         // New connections are refused at once; the running answers end with their jobs, or with the time.
         let (report, ()) = tokio::join!(draining, self.handle.stop(true));
         self.sweeping.abort();
-        drop(self.serving.await);
+        if !self.serving.is_finished() {
+            drop(self.serving.await);
+        }
         if let Err(error) = &report.flushed {
             tracing::error!(%error, "the journal could not be written to its end");
         }

@@ -87,7 +87,7 @@ async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8
             return 1;
         }
     };
-    let running = match server::start(config).await {
+    let mut running = match server::start(config).await {
         Ok(running) => running,
         Err(error) => {
             super::complain(&error);
@@ -101,10 +101,16 @@ async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8
     // Whoever started the program may have closed its output; that is no reason to stop serving.
     let mut out = std::io::stdout();
     drop(out.write_all(lines.as_bytes()).and_then(|()| out.flush()));
+    let mut code = 0;
     loop {
         tokio::select! {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
+            ended = running.ended() => {
+                tracing::error!(?ended, "the HTTP server has ended by itself");
+                code = 1;
+                break;
+            }
             _ = hangup.recv() => {
                 reload(overrides, level);
             }
@@ -118,7 +124,7 @@ async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8
                 tracing::warn!(transfers = stopped.cut, "transfers had to be stopped");
             }
             tracing::info!("drained");
-            0
+            code
         }
         // Nobody waits for anything: not for threads, not for open answers.
         _ = terminate.recv() => std::process::exit(1),

@@ -12,6 +12,7 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
+use futures_util::future::Either;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot};
 
 use super::worker::panic_message;
@@ -69,6 +70,24 @@ struct State {
     closed: bool,
     /// Operations that were abandoned, whose thread was replaced, and that have not returned yet.
     replaced: usize,
+}
+
+/// An operation that has its place in the queue.
+struct Accepted<R> {
+    result: oneshot::Receiver<Result<R, IoPoolError>>,
+    abandoned: oneshot::Receiver<()>,
+}
+
+impl<R> Accepted<R> {
+    async fn outcome(self) -> Result<R, IoPoolError> {
+        let Self { mut result, mut abandoned } = self;
+        tokio::select! {
+            biased;
+            outcome = &mut result => outcome.unwrap_or(Err(IoPoolError::Closed)),
+            // Fails, and leaves the other branch to wait for, when the operation has returned.
+            Ok(()) = &mut abandoned => Err(IoPoolError::Stuck),
+        }
+    }
 }
 
 /// Runs the caller's operation, then tells the given function that the thread is free, then the caller
@@ -143,8 +162,31 @@ impl IoPool {
         operation: impl FnOnce() -> R + Send + 'static,
     ) -> Result<R, IoPoolError> {
         let place = Arc::clone(&self.places).acquire_owned().await.map_err(|_| IoPoolError::Closed)?;
-        let (done, mut result) = oneshot::channel();
-        let (abandon, mut abandoned) = oneshot::channel();
+        self.enqueue(operation, place).outcome().await
+    }
+
+    /// As [`Self::run`], but the operation is in the queue when this returns, if there is a place: it goes on
+    /// whether or not anybody looks at the future.
+    pub fn start<R: Send + 'static>(
+        self: &Arc<Self>,
+        operation: impl FnOnce() -> R + Send + 'static,
+    ) -> impl Future<Output = Result<R, IoPoolError>> + Send + 'static {
+        match Arc::clone(&self.places).try_acquire_owned() {
+            Ok(place) => Either::Left(self.enqueue(operation, place).outcome()),
+            Err(_) => {
+                let pool = Arc::clone(self);
+                Either::Right(async move { pool.run(operation).await })
+            }
+        }
+    }
+
+    fn enqueue<R: Send + 'static>(
+        &self,
+        operation: impl FnOnce() -> R + Send + 'static,
+        place: OwnedSemaphorePermit,
+    ) -> Accepted<R> {
+        let (done, result) = oneshot::channel();
+        let (abandon, abandoned) = oneshot::channel();
         let operation: Operation = Box::new(move |returned| {
             let outcome = catch_unwind(AssertUnwindSafe(operation));
             returned();
@@ -153,12 +195,7 @@ impl IoPool {
         });
         self.shared.lock().queue.push_back(Queued { operation, abandon, _place: place });
         self.shared.work_or_close.notify_one();
-        tokio::select! {
-            biased;
-            outcome = &mut result => outcome.unwrap_or(Err(IoPoolError::Closed)),
-            // Fails, and leaves the other branch to wait for, when the operation has returned.
-            Ok(()) = &mut abandoned => Err(IoPoolError::Stuck),
-        }
+        Accepted { result, abandoned }
     }
 
     /// Number of operations that run now, stuck and abandoned ones included.

@@ -197,8 +197,9 @@ impl ChunkStream {
         if !needs_disk {
             return future::ready(fill().map_err(ProduceError::from)).boxed();
         }
-        let pool = Arc::clone(&self.pool);
-        async move { Ok(pool.run(fill).await??) }.boxed()
+        // Begun now, not when the chunks before it have come: that is what reading ahead means.
+        let filled = self.pool.start(fill);
+        async move { Ok(filled.await??) }.boxed()
     }
 
     fn stop(&mut self) {

@@ -325,6 +325,7 @@ fn import_status(error: &ImportError) -> StatusCode {
         }
         ImportError::BrokenOff { .. } => StatusCode::BAD_REQUEST,
         ImportError::Aborted => StatusCode::CONFLICT,
+        ImportError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
         ImportError::Disk(error) => disk_class(error).0,
         ImportError::Store(error) => store_class(error).0,
         ImportError::Worker(_) => StatusCode::INTERNAL_SERVER_ERROR,

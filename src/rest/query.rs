@@ -93,7 +93,7 @@ impl Query {
 #[derive(Debug, Default)]
 pub struct Params {
     members: Map<String, Value>,
-    /// Forms know only text: numbers and booleans come as such.
+    /// Forms know only text: a list of one is that text.
     from_form: bool,
 }
 
@@ -126,7 +126,8 @@ impl Params {
         let Some(value) = self.members.remove(name) else { return Ok(None) };
         let number = match &value {
             Value::Number(number) => number.as_u64(),
-            Value::String(text) if self.from_form => text.parse().ok(),
+            // Forms know only text, and one client sends every value of a JSON body as such.
+            Value::String(text) if text.bytes().all(|byte| byte.is_ascii_digit()) => text.parse().ok(),
             _ => None,
         };
         match number {
@@ -147,8 +148,8 @@ impl Params {
         match self.members.remove(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
-            Some(Value::String(text)) if self.from_form && text == "true" => Ok(Some(true)),
-            Some(Value::String(text)) if self.from_form && text == "false" => Ok(Some(false)),
+            Some(Value::String(text)) if text == "true" => Ok(Some(true)),
+            Some(Value::String(text)) if text == "false" => Ok(Some(false)),
             Some(other) => Err(ApiError::invalid(body(name), "invalid boolean value", Some(other))),
         }
     }

@@ -22,9 +22,10 @@ type Service = web::Data<App>;
 /// Adds all routes.
 pub fn add(config: &mut web::ServiceConfig) {
     config
-        .service(public_resource("/ping").route(read().to(public::ping)))
-        .service(public_resource("/health/live").route(read().to(public::live)))
-        .service(public_resource("/health/ready").route(read().to(public::ready)))
+        .service(resource("/ping").route(read().to(public::ping)))
+        .service(resource("/rest/v0/ping").route(read().to(public::ping)))
+        .service(resource("/health/live").route(read().to(public::live)))
+        .service(resource("/health/ready").route(read().to(public::ready)))
         .service(
             resource("/rest/v0").route(read().to(collections::root)).route(web::head().to(collections::root)),
         );
@@ -41,11 +42,6 @@ fn read() -> Route {
 
 fn resource(path: &str) -> Resource {
     web::resource([path.to_owned(), format!("{path}/")]).default_service(web::route().to(public::no_route))
-}
-
-/// As [`resource`]; that anybody may ask changes nothing for other methods.
-fn public_resource(path: &str) -> Resource {
-    resource(path)
 }
 
 fn users_and_tasks(config: &mut web::ServiceConfig) {

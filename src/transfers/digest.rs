@@ -140,7 +140,7 @@ mod tests {
             (algorithm, expected.as_str()),
             (Algorithm::Sha256, "47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=")
         );
-        assert_eq!(found, "LXEWQrcmsEQBYnyp++6bPHjjNwqNw7TtMaO2XoyRXH8=");
+        assert_eq!(found, "LXEWQrcmsEQBYnyp+6wy9chTD7GQPMTbAiWHF5IaSIE=");
     }
 
     #[test]

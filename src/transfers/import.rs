@@ -27,7 +27,7 @@ use super::representation::vhd_identity;
 /// Pieces of an upload that may wait for the decoder. The HTTP server hands on at most some hundred KiB each.
 const WAITING_PIECES: usize = 16;
 /// How many written bytes pass between two looks at the free space.
-const SPACE_CHECK_BYTES: u64 = 64 << 20;
+const SPACE_CHECK_BYTES: u64 = 4 << 20;
 
 /// The form of what is uploaded.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -126,6 +126,12 @@ pub enum ImportError {
     /// Somebody aborted it.
     #[error("the import was aborted")]
     Aborted,
+    /// The file system of the SR is full.
+    #[error("the storage repository {sr} is full: the import needs more room than it has")]
+    Full {
+        /// The SR.
+        sr: SrId,
+    },
     /// The disk could not be written.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -138,6 +144,14 @@ pub enum ImportError {
 }
 
 impl ImportError {
+    /// What a full disk is to the user: a matter of the SR, not of a file in its work folder.
+    fn of_sr(self, sr: SrId) -> Self {
+        match self {
+            Self::Disk(error) if error.is_no_space() => Self::Full { sr },
+            other => other,
+        }
+    }
+
     /// The stable word for it.
     pub fn code(&self) -> &'static str {
         match self {
@@ -146,9 +160,8 @@ impl ImportError {
             Self::WrongDigest { .. } => "digest_mismatch",
             Self::BrokenOff { .. } => "upload_broken_off",
             Self::Aborted => "aborted",
-            Self::Disk(error) if error.is_no_space() => "insufficient_storage",
+            Self::Full { .. } | Self::Store(LocalError::NoSpace { .. }) => "insufficient_storage",
             Self::Disk(_) => "storage_error",
-            Self::Store(LocalError::NoSpace { .. }) => "insufficient_storage",
             Self::Store(_) => "store_error",
             Self::Worker(_) => "worker_failed",
         }
@@ -326,8 +339,9 @@ async fn run(
         checker: Checker::new(digests),
         received: 0,
     };
-    let (staging, written) =
-        spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await??;
+    let sr = staging.sr().id;
+    let taken = spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await?;
+    let (staging, written) = taken.map_err(|error| error.of_sr(sr))?;
     let destination = match target {
         ImportTarget::NewVdi { name_label, name_description, .. } => {
             Destination::New { vdi: VdiId::random(), name_label, name_description }

@@ -164,7 +164,13 @@ mod tests {
         let raw = RawLayout::new(Arc::clone(&map));
         let vhd = VhdImageLayout::new(map, unique_id, timestamp).unwrap();
         // Whoever has to change one of these has to raise its layout version above.
-        assert_eq!((RAW_LAYOUT_VERSION, whole_export(&raw).as_str()), (1, "3ed4ceb16a87af73818108c82dd6c6a03b0c2f2b21b7df907cb43415d2c3390f"));
-        assert_eq!((VHD_LAYOUT_VERSION, whole_export(&vhd).as_str()), (1, "9f5da6f16792e4fb2ea00649781ea6b0f208d770192c151d5b8b69c828886b54"));
+        assert_eq!(
+            (RAW_LAYOUT_VERSION, whole_export(&raw).as_str()),
+            (1, "3ed4ceb16a87af73818108c82dd6c6a03b0c2f2b21b7df907cb43415d2c3390f")
+        );
+        assert_eq!(
+            (VHD_LAYOUT_VERSION, whole_export(&vhd).as_str()),
+            (1, "9f5da6f16792e4fb2ea00649781ea6b0f208d770192c151d5b8b69c828886b54")
+        );
     }
 }
