@@ -3,7 +3,11 @@
 use std::process::ExitCode;
 
 use clap::Parser;
+use gantry::cli;
 
 fn main() -> ExitCode {
-    ExitCode::from(gantry::cli::run(gantry::cli::Cli::parse()))
+    ExitCode::from(match cli::Cli::try_parse() {
+        Ok(parsed) => cli::run(parsed),
+        Err(told) => cli::tell(&told),
+    })
 }

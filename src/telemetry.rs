@@ -74,9 +74,13 @@ fn filter(level: &str) -> Result<EnvFilter, TelemetryError> {
             return Err(TelemetryError::Level { word: word.to_owned() });
         }
     }
+    // What the HTTP library says of answers that were broken off is said better where they are; what it says of its
+    // own start is of no use to anybody. Whoever names these modules in the level overrides this.
+    let quiet = ["actix_http::h1::dispatcher=off", "actix_server=warn"];
+    let directives = quiet.iter().copied().chain([level]).collect::<Vec<_>>().join(",");
     EnvFilter::builder()
         .with_regex(false)
-        .parse(level)
+        .parse(&directives)
         .map_err(|source| TelemetryError::Directives { directives: level.to_owned(), source })
 }
 

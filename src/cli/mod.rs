@@ -62,6 +62,16 @@ pub(crate) fn complain(error: &dyn std::error::Error) {
     drop(writeln!(std::io::stderr(), "gantry: {error}"));
 }
 
+/// Shows help or version on stdout, or what is wrong with the command line on stderr. Returns the exit code.
+pub fn tell(told: &clap::Error) -> u8 {
+    if told.use_stderr() {
+        // If stderr is closed, the exit code has to do.
+        drop(told.print());
+        return 2;
+    }
+    print_out(&told.render().to_string())
+}
+
 /// Writes data to stdout. Returns the exit code: a closed pipe is quiet, any other loss is a failure.
 pub(crate) fn print_out(text: &str) -> u8 {
     let mut out = std::io::stdout().lock();

@@ -1,6 +1,5 @@
 //! `gantry serve`.
 
-use std::io::Write;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 
@@ -98,10 +97,13 @@ async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8
     for url in running.urls() {
         lines.push_str(&format!("gantry listening on {url}\n"));
     }
-    // Whoever started the program may have closed its output; that is no reason to stop serving.
-    let mut out = std::io::stdout();
-    drop(out.write_all(lines.as_bytes()).and_then(|()| out.flush()));
-    let mut code = 0;
+    // Whoever started the program may have closed its output, but an address that is lost on a full device is
+    // one that nobody learns.
+    let mut code = super::print_out(&lines);
+    if code != 0 {
+        running.stop().await;
+        return code;
+    }
     loop {
         tokio::select! {
             _ = terminate.recv() => break,

@@ -102,11 +102,6 @@ pub enum ApiError {
         /// What is wrong.
         message: String,
     },
-    /// 408: an upload that has fallen silent
-    Silent {
-        /// Seconds without a byte.
-        seconds: u64,
-    },
     /// 409: a task that has not ended cannot be forgotten
     TaskRunning {
         /// The task.
@@ -230,11 +225,6 @@ impl ApiError {
                 with(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone(), json!({}))
             }
             Self::BadRequest { code, message } => show(StatusCode::BAD_REQUEST, code, message.clone()),
-            Self::Silent { seconds } => show(
-                StatusCode::REQUEST_TIMEOUT,
-                "upload_silent",
-                format!("no byte of the upload came for {seconds} s (transfers.upload_idle)"),
-            ),
             Self::TaskRunning { id } => with(
                 StatusCode::CONFLICT,
                 "task_running",
@@ -324,6 +314,8 @@ fn import_status(error: &ImportError) -> StatusCode {
             StatusCode::UNPROCESSABLE_ENTITY
         }
         ImportError::BrokenOff { .. } => StatusCode::BAD_REQUEST,
+        ImportError::Silent { .. } => StatusCode::REQUEST_TIMEOUT,
+        ImportError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         ImportError::Aborted => StatusCode::CONFLICT,
         ImportError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
         ImportError::Disk(error) => disk_class(error).0,
@@ -355,6 +347,7 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         LocalError::VdiHasChildren { .. } => (StatusCode::CONFLICT, "vdi_has_children"),
         LocalError::ContentReplaced(_) => (StatusCode::CONFLICT, "content_replaced"),
         LocalError::ContentGone(_) => (StatusCode::GONE, "content_gone"),
+        LocalError::FileMissing { .. } => (StatusCode::GONE, "disk_file_missing"),
         LocalError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_path"),
         LocalError::AlreadyKnown { .. } => (StatusCode::CONFLICT, "already_exists"),
         LocalError::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
@@ -405,7 +398,7 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let Shown { status, code, error, data } = self.shown();
-        if status.is_server_error() && status != StatusCode::INSUFFICIENT_STORAGE {
+        if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) {
             tracing::error!(%status, code, error = ?self, "a request failed");
         }
         let mut body = json!({ "error": error, "code": code });

@@ -113,13 +113,16 @@ pub async fn plan(
             let format = extension.parse().map_err(|_| unknown_format(extension))?;
             caller.require(Capability::Import, Some(id), "vdi")?;
             caller.require(Capability::Change, Some(id), "vdi")?;
-            let (row, _, _) = app.store.pin_vdi(vdi).await?;
+            // The claim first: what is read after it stays true until the upload is through.
+            let claim = app.store.claim(vdi)?;
+            let (row, _, pin) = app.store.pin_vdi(vdi).await?;
             if row.snapshot_of.is_some() {
                 return Err(no_such());
             }
             caller.require_sr(row.sr, id)?;
             let sr_handle = app.store.writable_sr(row.sr)?;
             app.store.require_replaceable(vdi).await?;
+            app.store.open_content(&pin).await?;
             let format = match format {
                 DiskFormat::Raw => ImportFormat::Raw { size: query.number("size")? },
                 DiskFormat::Vhd => ImportFormat::Vhd,
@@ -130,7 +133,6 @@ pub async fn plan(
                     return Err(ImportError::WrongSize { expected: row.virtual_size, found }.into());
                 }
             }
-            let claim = app.store.claim(vdi)?;
             let (sr, expected, size) = (row.sr, row.content, row.virtual_size);
             (ImportTarget::Content { vdi, sr, expected, size, claim }, format, sr_handle)
         }
@@ -156,15 +158,7 @@ fn check_format(format: ImportFormat, length: Option<u64>, stored: DiskFormat) -
     match format {
         ImportFormat::Raw { size } => {
             let virtual_size = size.or(length).unwrap_or(0);
-            if stored == DiskFormat::Vhd && virtual_size > MAX_VIRTUAL_SIZE {
-                return Err(ApiError::Unprocessable {
-                    code: "vhd_too_large",
-                    message: format!(
-                        "this SR stores disks as VHD, which ends at {MAX_VIRTUAL_SIZE} bytes (2040 GiB); the disk \
-                         has {virtual_size}: use an SR that stores raw disks"
-                    ),
-                });
-            }
+            check_stored_size(virtual_size, stored)?;
         }
         ImportFormat::Vhd => {
             // No VHD of a disk that may exist is longer than this, whatever its tables.
@@ -181,6 +175,23 @@ fn check_format(format: ImportFormat, length: Option<u64>, stored: DiskFormat) -
         }
     }
     Ok(())
+}
+
+/// Refuses a disk that an SR cannot hold in the form in which it stores disks.
+///
+/// # Errors
+/// 422 `vhd_too_large`.
+pub fn check_stored_size(virtual_size: u64, stored: DiskFormat) -> Result<(), ApiError> {
+    if stored == DiskFormat::Raw || virtual_size <= MAX_VIRTUAL_SIZE {
+        return Ok(());
+    }
+    Err(ApiError::Unprocessable {
+        code: "vhd_too_large",
+        message: format!(
+            "this SR stores disks as VHD, which ends at {MAX_VIRTUAL_SIZE} bytes (2040 GiB); the disk has \
+             {virtual_size}: use an SR that stores disks as .raw"
+        ),
+    })
 }
 
 /// The refusal of a format that is not known.
@@ -267,7 +278,10 @@ async fn feed(app: &App, running: &RunningImport, payload: &mut web::Payload) ->
             () = running.stop().cancelled() => return Some(ApiError::Aborted),
         };
         match next {
-            Err(_) => return Some(ApiError::Silent { seconds: idle.as_secs() }),
+            Err(_) => {
+                running.silent(idle).await;
+                return None;
+            }
             Ok(None) => {
                 let _ended = running.end().await;
                 return None;

@@ -80,7 +80,7 @@ impl Spec {
 /// `None` for what is to be ignored.
 fn parse(header: &str) -> Option<Vec<Spec>> {
     let (unit, list) = header.split_once('=')?;
-    if !unit.trim().eq_ignore_ascii_case("bytes") {
+    if !unit.trim_start().eq_ignore_ascii_case("bytes") {
         return None;
     }
     let mut specs = Vec::new();
@@ -137,6 +137,7 @@ mod tests {
             "bytes=",
             "bytes",
             "bytes=0x1-",
+            "bytes =0-",
             "",
         ] {
             assert_eq!(select(header, 4096), Selection::Whole, "{header}");
@@ -147,7 +148,7 @@ mod tests {
     fn single_ranges_are_clipped_to_the_length() {
         for len in LENGTHS {
             assert_eq!(select("bytes=0-", len), Selection::Part(0..len));
-            assert_eq!(select("BYTES = 0-", len), Selection::Part(0..len));
+            assert_eq!(select("BYTES= 0-", len), Selection::Part(0..len));
             assert_eq!(select("bytes=0-0", len), Selection::Part(0..1));
             assert_eq!(select("bytes=0-99999999999999999999999", len), Selection::Part(0..len));
             assert_eq!(select("bytes=-1", len), Selection::Part(len - 1..len));

@@ -177,6 +177,11 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
     let peer = head.peer_addr.map(|peer| peer.ip());
     let caller = Caller::authenticate(app, head.headers(), peer).await?;
     let path = head.uri.path();
+    // Without a body there is nothing to be asked for: the route decides.
+    let bodiless = matches!(method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
+    if bodiless {
+        return Ok(caller);
+    }
     if !routes::takes_body(&method, path) {
         return Err(ApiError::NoSuchRoute {
             method: method.to_string(),

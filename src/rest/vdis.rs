@@ -19,6 +19,7 @@ use super::App;
 use super::caller::Caller;
 use super::collections::existing;
 use super::error::ApiError;
+use super::imports::check_stored_size;
 use super::query::{Params, Query, required};
 
 /// Most tags on an object, and most bytes in one of them.
@@ -85,6 +86,9 @@ pub async fn patch(
         if tags.len() > MAX_TAGS {
             return Err(ApiError::invalid("body.tags", format!("more than {MAX_TAGS} tags"), None));
         }
+        if tags.iter().any(String::is_empty) {
+            return Err(ApiError::invalid("body.tags", "an empty tag", None));
+        }
         tags.iter().try_for_each(|tag| check_text("tags", Some(tag)))?;
     }
     let size = if collection == Collection::Vdis { params.number("size")? } else { None };
@@ -108,6 +112,10 @@ async fn resize(app: &App, caller: &Caller, id: &str, object: &Value, size: u64)
     }
     check_size("size", size)?;
     if size > current {
+        let sr = object.get("$SR").and_then(Value::as_str).and_then(|sr| sr.parse().ok());
+        if let Some(sr) = sr {
+            check_stored_size(size, app.store.writable_sr(sr)?.content_format)?;
+        }
         let vdi: VdiId = id.parse().map_err(|_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() })?;
         grow(&app.engine, &app.store, vdi, size, Some(caller.user().to_string())).await.map_err(|error| {
             match error {
@@ -254,6 +262,7 @@ pub async fn create(
     let sr: SrId = sr_text.parse().map_err(|_| ApiError::NoSuchObject { kind: "SR", id: sr_text.clone() })?;
     caller.require_sr(sr, &sr_text)?;
     check_size("virtual_size", size)?;
+    check_stored_size(size, app.store.writable_sr(sr)?.content_format)?;
     let made = create_empty(&app.store, sr, size, label, description).await?;
     let id = made.vdi.to_string();
     Ok(HttpResponse::build(StatusCode::CREATED)

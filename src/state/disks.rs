@@ -526,6 +526,20 @@ pub fn insert_intent(db: &Connection, row: &IntentRow) -> rusqlite::Result<()> {
     Ok(())
 }
 
+/// Notes where a content's file is.
+pub fn set_file(db: &Connection, id: ContentId, file: &str) -> rusqlite::Result<()> {
+    db.execute("UPDATE contents SET file = ?2 WHERE id = ?1", params![id.to_string(), file])?;
+    Ok(())
+}
+
+/// Removes an intent whose moves were undone: the old content has its old name again.
+pub fn undo_intent(db: &Connection, intent: &IntentRow) -> rusqlite::Result<()> {
+    if let Some(old) = &intent.old {
+        set_file(db, old.content, &old.file)?;
+    }
+    delete_intent(db, intent.content)
+}
+
 /// Removes an intent.
 pub fn delete_intent(db: &Connection, content: ContentId) -> rusqlite::Result<()> {
     db.execute("DELETE FROM intents WHERE content_id = ?1", [content.to_string()])?;

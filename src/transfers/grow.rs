@@ -83,7 +83,8 @@ async fn run(
     let content = store.open_content(&pin).await?;
     let staging = store.stage(&sr);
     let copy = Copy { progress: context.progress().clone(), stop: context.stop().clone() };
-    let (staging, written) = spawn_worker("grow", move || copy.run(&content, staging, size))?.await??;
+    let copied = spawn_worker("grow", move || copy.run(&content, staging, size))?.await?;
+    let (staging, written) = copied.map_err(|error| error.of_sr(sr.id))?;
     let destination = Destination::Replace { vdi, expected: row.content, claim };
     let (store, job) = (store.clone(), Some(context.id().to_string()));
     // A task of its own, because an abort must not stop a commit half-way.

@@ -2,6 +2,7 @@
 //! import's own decodes and writes them; what is finished is committed as a whole, what is not is swept.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_actors::{
@@ -123,6 +124,23 @@ pub enum ImportError {
         /// How many bytes had arrived.
         received: u64,
     },
+    /// The upload fell silent.
+    #[error(
+        "no byte of the upload came for {} s after the first {received} (transfers.upload_idle)",
+        silence.as_secs()
+    )]
+    Silent {
+        /// How many bytes had arrived.
+        received: u64,
+        /// For how long none came.
+        silence: Duration,
+    },
+    /// The file system of the SR knows no file of that size.
+    #[error("the file system of the storage repository {sr} cannot hold a disk of that size")]
+    TooLarge {
+        /// The SR.
+        sr: SrId,
+    },
     /// Somebody aborted it.
     #[error("the import was aborted")]
     Aborted,
@@ -145,9 +163,10 @@ pub enum ImportError {
 
 impl ImportError {
     /// What a full disk is to the user: a matter of the SR, not of a file in its work folder.
-    fn of_sr(self, sr: SrId) -> Self {
+    pub(super) fn of_sr(self, sr: SrId) -> Self {
         match self {
             Self::Disk(error) if error.is_no_space() => Self::Full { sr },
+            Self::Disk(DiskError::FileTooLarge { .. }) => Self::TooLarge { sr },
             other => other,
         }
     }
@@ -161,6 +180,9 @@ impl ImportError {
             Self::BrokenOff { .. } => "upload_broken_off",
             Self::Aborted => "aborted",
             Self::Full { .. } | Self::Store(LocalError::NoSpace { .. }) => "insufficient_storage",
+            Self::Silent { .. } => "upload_silent",
+            Self::TooLarge { .. } | Self::Disk(DiskError::BadSize { .. }) => "bad_size",
+            Self::Disk(DiskError::Vhd { source, .. } | DiskError::VhdLimit { source, .. }) => source.code(),
             Self::Disk(_) => "storage_error",
             Self::Store(_) => "store_error",
             Self::Worker(_) => "worker_failed",
@@ -170,6 +192,7 @@ impl ImportError {
 
 enum Feed {
     Piece(Bytes),
+    Silent(Duration),
     End,
 }
 
@@ -210,6 +233,12 @@ impl RunningImport {
     /// [`Ended`] when there is nobody to be told.
     pub async fn end(&self) -> Result<(), Ended> {
         self.feed.send(Feed::End).await.map_err(|_| Ended)
+    }
+
+    /// Says that no byte has come for too long: the import ends.
+    pub async fn silent(&self, silence: Duration) {
+        // An import that has ended already says why itself.
+        drop(self.feed.send(Feed::Silent(silence)).await);
     }
 
     /// Waits for the end, which is in the task's record by then.
@@ -382,6 +411,9 @@ impl Intake {
                 _ if self.stop.is_cancelled() => return Err(ImportError::Aborted),
                 None => return Err(ImportError::BrokenOff { received: self.received }),
                 Some(Feed::End) => break,
+                Some(Feed::Silent(silence)) => {
+                    return Err(ImportError::Silent { received: self.received, silence });
+                }
                 Some(Feed::Piece(piece)) => {
                     self.received = self.received.saturating_add(piece.len() as u64);
                     self.checker.update(&piece);
@@ -476,13 +508,15 @@ pub async fn create_empty(
 ) -> Result<Committed, ImportError> {
     let sr = store.writable_sr(sr)?;
     let staging = store.stage(&sr);
-    let io = Arc::clone(&sr.io);
-    let (staging, written) = io
+    let (io, space, place) = (Arc::clone(&sr.io), store.clone(), Arc::clone(&sr));
+    let made = io
         .run(move || -> Result<_, ImportError> {
+            space.require_space(&place, 0)?;
             let writer = open_writer(&staging, Some(size))?;
             Ok((staging, writer.finish(size)?))
         })
-        .await??;
+        .await?;
+    let (staging, written) = made.map_err(|error| error.of_sr(sr.id))?;
     let destination = Destination::New { vdi: VdiId::random(), name_label, name_description };
     Ok(store.commit(staging, written, destination, None).await?)
 }

@@ -188,3 +188,34 @@ fn a_second_writer_does_not_mix_with_the_first() {
     );
     wait_for_files(&server, 1);
 }
+
+/// The two contents hold data in different places, so that one's allocation map laid over the other's file would
+/// show as zeros.
+#[test]
+fn whoever_reads_while_content_is_replaced_gets_one_content_or_the_other_and_never_a_mixture() {
+    let server = Server::start();
+    let (len, part) = (8 * MIB as usize, 4 * MIB as usize);
+    let mut contents = [vec![0; len], vec![0; len]];
+    contents[0][..part].fill(1);
+    contents[1][part..].fill(2);
+    let vdi = server.import("?raw", contents[0].clone());
+    let target = format!("/rest/v0/vdis/{vdi}.raw");
+    let done = std::sync::atomic::AtomicBool::new(false);
+    std::thread::scope(|scope| {
+        for _ in 0..3 {
+            scope.spawn(|| {
+                let mut reads = 0;
+                while !done.load(std::sync::atomic::Ordering::Relaxed) || reads == 0 {
+                    let answer = server.request("GET", &target).send().expect(200);
+                    assert!(contents.contains(&answer.body), "neither content, after {reads} reads");
+                    reads += 1;
+                }
+            });
+        }
+        for round in 1..60 {
+            server.request("PUT", &target).body(contents[round % 2].clone()).send().expect(204);
+        }
+        done.store(true, std::sync::atomic::Ordering::Relaxed);
+    });
+    wait_for_files(&server, 1);
+}

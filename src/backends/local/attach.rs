@@ -130,7 +130,7 @@ impl LocalStore {
         if !new.read_only {
             recovery::sweep(&dir, &std::collections::HashSet::new())?;
         }
-        let row = SrRow {
+        let mut row = SrRow {
             id,
             name_label: new.name_label.clone(),
             name_description: new
@@ -149,6 +149,11 @@ impl LocalStore {
         };
         let names = SrDir::kept_vdis(&row.path)?;
         let (found, broken) = scan(&dir, &row, names)?;
+        // New content lies in the form of what lies there already, unless somebody has said otherwise.
+        let undecided = new.content_format.is_none() && kept.is_none();
+        if undecided && found.iter().any(|disk| disk.content.format == DiskFormat::Vhd) {
+            row.content_format = DiskFormat::Vhd;
+        }
         self.refuse_known_vdis(&found, &row)?;
         let sr = Sr::new(&row, dir)?;
         let stored = row.clone();
@@ -282,13 +287,26 @@ fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Ve
             Ok(disk) => found.push(disk),
             Err(error) => {
                 tracing::warn!(%file, %error, "a disk could not be taken over");
-                broken.push(Broken { file, reason: error.to_string() });
+                broken.push(Broken { file, reason: whole(&error) });
             }
         }
     }
     found.sort_by(|one, other| one.content.file.cmp(&other.content.file));
     broken.sort_by(|one, other| one.file.cmp(&other.file));
     Ok((found, broken))
+}
+
+/// An error with all that it says of its causes.
+fn whole(error: &dyn std::error::Error) -> String {
+    let (mut text, mut next) = (error.to_string(), error.source());
+    while let Some(cause) = next {
+        let more = cause.to_string();
+        if !text.contains(&more) {
+            text = format!("{text}: {more}");
+        }
+        next = cause.source();
+    }
+    text
 }
 
 /// `<uuid>.vhd` or `<uuid>.raw`.

@@ -1,8 +1,9 @@
 //! How new content becomes visible, and how a VDI goes.
 //!
 //! 1. The finished file lies in `.gantry/work`, synced. An intent is written: what will be moved where.
-//! 2. The old content's file, if there is one, gets a second name in `.gantry/pinned`; the new file is renamed
-//!    to its place, over the old one if that has the same name. Folders are synced in this order.
+//! 2. The old content's file, if there is one, gets a second name in `.gantry/pinned`, and the database says that
+//!    it is there; only then the new file is renamed to its place, over the old one if that has the same name.
+//!    Folders are synced in this order. Who opens content looks into the database again afterwards.
 //! 3. One transaction switches the reference, marks the old content as dropped and removes the intent: the
 //!    commit point.
 //! 4. The old content's file goes, at once or with its last reader.
@@ -279,6 +280,12 @@ impl LocalStore {
         map: Vec<u8>,
         destination: &Destination,
     ) -> Result<Option<Leftover>, LocalError> {
+        if let Some(old) = intent.old.clone() {
+            let (dir, named) = (Arc::clone(sr), old.clone());
+            sr.io.run(move || keep_old_file(&dir.dir, &named)).await??;
+            // Before the new file takes the old one's name: whoever opens the old content looks there from now on.
+            self.inner.db.transaction(move |tx| Ok(disks::set_file(tx, old.content, &old.aside)?)).await?;
+        }
         let (dir, moves) = (Arc::clone(sr), intent.clone());
         sr.io.run(move || move_into_place(&dir.dir, &moves)).await??;
         let committing = intent.clone();
@@ -394,8 +401,7 @@ impl LocalStore {
         let undone = sr.io.run(move || super::recovery::undo_moves(&dir.dir, &moves)).await;
         match undone {
             Ok(Ok(())) => {
-                let removed =
-                    self.inner.db.transaction(move |tx| Ok(disks::delete_intent(tx, intent.content)?)).await;
+                let removed = self.inner.db.transaction(move |tx| Ok(disks::undo_intent(tx, &intent)?)).await;
                 if let Err(error) = removed {
                     tracing::error!(%error, "an intent could not be removed; the next start does it");
                 }
@@ -415,12 +421,13 @@ fn child_files(db: &rusqlite::Connection, content: ContentId) -> rusqlite::Resul
     Ok(files)
 }
 
+fn keep_old_file(dir: &SrDir, old: &ReplacedContent) -> Result<(), SrDirError> {
+    dir.keep_as(&old.file, &old.aside)?;
+    dir.sync_folder_of(&old.aside)
+}
+
 fn move_into_place(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirError> {
     dir.sync_folder_of(&intent.staged)?;
-    if let Some(old) = &intent.old {
-        dir.keep_as(&old.file, &old.aside)?;
-        dir.sync_folder_of(&old.aside)?;
-    }
     dir.rename(&intent.staged, &intent.target)?;
     dir.sync_folder_of(&intent.target)?;
     dir.sync_folder_of(&intent.staged)

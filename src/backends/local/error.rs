@@ -52,6 +52,16 @@ pub enum LocalError {
     /// The content of a VDI was replaced by somebody else meanwhile.
     #[error("the content of VDI {0} was replaced meanwhile")]
     ContentReplaced(VdiId),
+    /// The file of a disk is not where it was left.
+    #[error(
+        "the disk's file {file} is missing from storage repository {sr}: bring it back, or delete the VDI"
+    )]
+    FileMissing {
+        /// The SR.
+        sr: SrId,
+        /// The file, relative to the SR's directory.
+        file: String,
+    },
     /// The content is gone.
     #[error("the content {0} is gone")]
     ContentGone(ContentId),

@@ -18,8 +18,10 @@ use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::Duration;
 
 use crate::config::Storage;
+use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPool;
 use crate::disk::map::AllocationMap;
 use crate::disk::open::open_disk_with;
@@ -88,8 +90,14 @@ impl Sr {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains(&content)
     }
 
-    fn set_missing(&self, missing: HashSet<ContentId>) {
-        *self.missing.lock().unwrap_or_else(PoisonError::into_inner) = missing;
+    /// Notes whether the file of a content is there.
+    pub(super) fn set_missing(&self, content: ContentId, missing: bool) {
+        let mut list = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
+        if missing {
+            list.insert(content);
+        } else {
+            list.remove(&content);
+        }
     }
 }
 
@@ -263,21 +271,32 @@ impl LocalStore {
                 })
                 .await?;
             let (row, map) = found.ok_or(LocalError::ContentGone(content))?;
-            let sr = self.sr(row.sr)?;
-            let (io, format) = (Arc::clone(&sr.io), row.format);
-            let opened = sr.io.clone().run(move || open_file(&sr, row, format, &map, io)).await?;
+            let (sr, file) = (self.sr(row.sr)?, row.file.clone());
+            let (from, io) = (Arc::clone(&sr), Arc::clone(&sr.io));
+            let opened = sr.io.run(move || open_file(&from, row, &map, io)).await?;
+            // A commit says in the database where the old file is before the new one takes its name: if that
+            // is still what was opened, it is the content's own file.
+            let now = self.inner.db.call(move |db| Ok(disks::find_content(db, content)?)).await?;
+            let unmoved = now.is_some_and(|now| now.file == file);
             match opened {
-                Ok(open) => {
+                Ok(open) if unmoved => {
                     let open = Arc::new(open);
+                    sr.set_missing(content, false);
                     pin.share(&open);
                     return Ok(open);
                 }
-                // A commit that is just moving the file aside: its new place is in the database in a moment.
-                Err(LocalError::Disk(crate::disk::error::DiskError::NotFound { .. })) if tries < 5 => {
+                // It is just being moved: its new place is in the database now or in a moment.
+                _ if !unmoved && tries < 100 => tries += 1,
+                Err(LocalError::Disk(DiskError::NotFound { .. })) if tries < 5 => {
                     tries += 1;
-                    tokio::time::sleep(std::time::Duration::from_millis(20 << tries)).await;
+                    tokio::time::sleep(Duration::from_millis(20 << tries)).await;
+                }
+                Err(LocalError::Disk(DiskError::NotFound { .. })) => {
+                    sr.set_missing(content, true);
+                    return Err(LocalError::FileMissing { sr: sr.id, file });
                 }
                 Err(error) => return Err(error),
+                Ok(_) => return Err(LocalError::ContentGone(content)),
             }
         }
     }
@@ -392,17 +411,11 @@ impl LocalStore {
     }
 }
 
-fn open_file(
-    sr: &Sr,
-    row: ContentRow,
-    format: DiskFormat,
-    map: &[u8],
-    io: Arc<IoPool>,
-) -> Result<OpenContent, LocalError> {
+fn open_file(sr: &Sr, row: ContentRow, map: &[u8], io: Arc<IoPool>) -> Result<OpenContent, LocalError> {
     let places = ParentPlaces { directories: vec![sr.dir.path().to_path_buf()], known: Vec::new() };
-    let disk = open_disk_with(&sr.dir.file(&row.file), format, &places)?;
+    let disk = open_disk_with(&sr.dir.file(&row.file), row.format, &places)?;
     if disk.virtual_size() != row.virtual_size {
-        return Err(LocalError::Disk(crate::disk::error::DiskError::SizeMismatch {
+        return Err(LocalError::Disk(DiskError::SizeMismatch {
             expected: row.virtual_size,
             found: disk.virtual_size(),
         }));

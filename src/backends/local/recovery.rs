@@ -3,7 +3,6 @@
 
 use std::collections::HashSet;
 
-use crate::ids::ContentId;
 use crate::state::disks::{self, IntentRow, SrRow};
 
 use super::sr_dir::{SrDir, SrDirError};
@@ -39,7 +38,7 @@ impl LocalStore {
         for intent in self.inner.db.call_blocking(move |db| Ok(disks::intents_of_sr(db, id)?))? {
             tracing::warn!(vdi = %intent.vdi, content = %intent.content, "undoing a commit that was interrupted");
             undo_moves(&sr.dir, &intent)?;
-            self.inner.db.transaction_blocking(move |tx| Ok(disks::delete_intent(tx, intent.content)?))?;
+            self.inner.db.transaction_blocking(move |tx| Ok(disks::undo_intent(tx, &intent)?))?;
         }
         let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
         for content in contents.iter().filter(|content| content.dropped) {
@@ -58,15 +57,14 @@ impl LocalStore {
     fn look_for_missing(&self, sr: &Sr) -> Result<(), LocalError> {
         let id = sr.id;
         let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
-        let missing: HashSet<ContentId> = contents
-            .into_iter()
-            .filter(|content| !content.dropped && !sr.dir.exists(&content.file))
-            .map(|content| content.id)
-            .collect();
-        if !missing.is_empty() {
-            tracing::error!(sr = %sr.id, count = missing.len(), "files of VDIs are missing");
+        let mut count = 0;
+        for content in contents.iter().filter(|content| !content.dropped && !sr.dir.exists(&content.file)) {
+            sr.set_missing(content.id, true);
+            count += 1;
         }
-        sr.set_missing(missing);
+        if count > 0 {
+            tracing::error!(sr = %sr.id, count, "files of VDIs are missing");
+        }
         Ok(())
     }
 }
@@ -110,7 +108,7 @@ pub(super) fn undo_moves(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirErr
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ids::{SrId, VdiId};
+    use crate::ids::{ContentId, SrId, VdiId};
     use crate::state::disks::ReplacedContent;
     use std::fs;
 
