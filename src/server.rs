@@ -9,7 +9,7 @@ use actix_web::web;
 use gantry_actors::{Engine, EngineConfig, EngineError};
 use tokio::task::JoinHandle;
 
-use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, FirstStart, Passwords};
+use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwords};
 use crate::backends::local::{LocalError, LocalStore};
 use crate::config::Config;
 use crate::rest::{self, App, ServiceError};
@@ -89,7 +89,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     .await??;
     let passwords = Passwords::new();
     let first = auth::ensure_admin(&data, &db, &passwords, &AdminPasswordSource::from_env()).await?;
-    announce(&first);
+    first.announce();
     let tls = match config.tls.is_on() {
         true => {
             let (tls, folder) = (config.tls.clone(), config.data.clone());
@@ -131,10 +131,6 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
         sweeping,
         _data: data,
     })
-}
-
-fn announce(first: &FirstStart) {
-    first.announce();
 }
 
 async fn open_store(config: &Config, db: &Db) -> Result<LocalStore, StartError> {

@@ -66,11 +66,11 @@ pub async fn serve(
     let mut representation = represent(&app, &pin, format).await?;
     let headers = request.headers();
     // Bytes that were replaced can still be had by who names them, for as long as his transfer holds them.
-    if let Some(held) = named_tag(&request).and_then(|tag| app.exports.held(vdi, &tag))
-        && held.1 == format
-        && representation.etag != named_tag(&request).unwrap_or_default()
+    if let Some(tag) = named_tag(&request).filter(|tag| *tag != representation.etag)
+        && let Some((held, its_format)) = app.exports.held(vdi, &tag)
+        && its_format == format
     {
-        pin = held.0;
+        pin = held;
         representation = represent(&app, &pin, format).await?;
     }
     let (etag, len) = (representation.etag.clone(), representation.len());

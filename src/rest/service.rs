@@ -5,8 +5,8 @@ use std::net::{SocketAddr, TcpListener};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix_http::{HttpMessage, HttpService, Request, Response};
-use actix_server::{Server, ServerHandle};
+use actix_http::{HttpMessage, HttpServiceBuilder, Request, Response};
+use actix_server::{GracefulShutdownSignal, Server, ServerHandle};
 use actix_service::{ServiceFactory, fn_service, map_config};
 use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
@@ -77,18 +77,7 @@ pub fn bind(
         let name = format!("http {local}");
         builder = match tls {
             None => builder.listen(name, listener, move || {
-                let stopping = stopping.clone();
-                let remember = remember::<TcpStream>(app.clone(), |io| io);
-                HttpService::<TcpStream, _, _>::build()
-                    .keep_alive(KEEP_ALIVE)
-                    .client_request_timeout(app.config.http.head_timeout.get())
-                    .client_disconnect_timeout(DISCONNECT)
-                    .h1_allow_half_closed(false)
-                    .graceful_shutdown_signal(move || {
-                        let stopping = stopping.clone();
-                        async move { stopping.notified().await }
-                    })
-                    .on_connect_ext(remember)
+                http::<TcpStream, _>(&app, stopping.clone(), |io| io)
                     .expect(expect_hook(app.clone()))
                     .finish(map_config(web_app(app.clone()), |()| AppConfig::default()))
                     .tcp()
@@ -96,18 +85,7 @@ pub fn bind(
             Some(tls) => {
                 let tls = tls.clone();
                 builder.listen(name, listener, move || {
-                    let stopping = stopping.clone();
-                    let remember = remember::<TlsStream<TcpStream>>(app.clone(), |io| io.get_ref().0);
-                    HttpService::<TlsStream<TcpStream>, _, _>::build()
-                        .keep_alive(KEEP_ALIVE)
-                        .client_request_timeout(app.config.http.head_timeout.get())
-                        .client_disconnect_timeout(DISCONNECT)
-                        .h1_allow_half_closed(false)
-                        .graceful_shutdown_signal(move || {
-                            let stopping = stopping.clone();
-                            async move { stopping.notified().await }
-                        })
-                        .on_connect_ext(remember)
+                    http::<TlsStream<TcpStream>, _>(&app, stopping.clone(), |io| io.get_ref().0)
                         .expect(expect_hook(app.clone()))
                         .finish(map_config(web_app(app.clone()), |()| AppConfig::default()))
                         .rustls_0_23(tls.clone())
@@ -119,6 +97,30 @@ pub fn bind(
     let server = builder.run();
     let handle = server.handle();
     Ok(Listening { server, handle, addresses })
+}
+
+/// What plain and encrypted connections have in common.
+fn http<T: 'static, S>(
+    app: &web::Data<App>,
+    stopping: GracefulShutdownSignal,
+    socket: impl Fn(&T) -> &TcpStream + 'static,
+) -> HttpServiceBuilder<T, S>
+where
+    S: ServiceFactory<Request, Config = ()>,
+    S::Error: Into<Response<BoxBody>> + 'static,
+    S::InitError: std::fmt::Debug,
+    <S::Service as Service<Request>>::Future: 'static,
+{
+    HttpServiceBuilder::default()
+        .keep_alive(KEEP_ALIVE)
+        .client_request_timeout(app.config.http.head_timeout.get())
+        .client_disconnect_timeout(DISCONNECT)
+        .h1_allow_half_closed(false)
+        .graceful_shutdown_signal(move || {
+            let stopping = stopping.clone();
+            async move { stopping.notified().await }
+        })
+        .on_connect_ext(remember(app.clone(), socket))
 }
 
 /// Keeps what is needed to see and cut a connection.

@@ -8,7 +8,6 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::local::{Committed, Destination, LocalStore, OpenContent, Staging};
-use crate::disk::io_pool::IoPoolError;
 use crate::disk::worker::spawn_worker;
 use crate::disk::writer::Written;
 use crate::ids::VdiId;
@@ -86,12 +85,8 @@ async fn run(
     let copied = spawn_worker("grow", move || copy.run(&content, staging, size))?.await?;
     let (staging, written) = copied.map_err(|error| error.of_sr(sr.id))?;
     let destination = Destination::Replace { vdi, expected: row.content, claim };
-    let (store, job) = (store.clone(), Some(context.id().to_string()));
-    // A task of its own, because an abort must not stop a commit half-way.
-    match tokio::spawn(async move { store.commit(staging, written, destination, job).await }).await {
-        Ok(committed) => Ok(committed?),
-        Err(error) => Err(ImportError::Worker(IoPoolError::Panicked { message: error.to_string() })),
-    }
+    let job = Some(context.id().to_string());
+    Ok(store.commit(staging, written, destination, job).await?)
 }
 
 struct Copy {

@@ -378,12 +378,7 @@ async fn run(
         ImportTarget::Content { vdi, expected, claim, .. } => Destination::Replace { vdi, expected, claim },
     };
     let job = Some(context.id().to_string());
-    // A task of its own, because an abort must not stop a commit half-way.
-    let committing = tokio::spawn(async move { store.commit(staging, written, destination, job).await });
-    match committing.await {
-        Ok(committed) => Ok(committed?),
-        Err(error) => Err(ImportError::Worker(IoPoolError::Panicked { message: error.to_string() })),
-    }
+    Ok(store.commit(staging, written, destination, job).await?)
 }
 
 /// The thread of an import.

@@ -13,6 +13,7 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use crate::disk::io_pool::IoPoolError;
 use crate::disk::writer::Written;
 use crate::ids::{ContentId, VdiId};
 use crate::state::disks::{self, ContentRow, IntentRow, ReplacedContent, VdiRow};
@@ -123,12 +124,23 @@ impl LocalStore {
 
     /// Makes staged content visible. Either it all happens, or nothing has changed.
     ///
-    /// Not to be cancelled half-way: run it to its end. (A crash in it is recovered from.)
+    /// Goes on to its end when the caller does not wait for it.
     ///
     /// # Errors
     /// [`LocalError::ContentReplaced`] when the VDI no longer has the content that was to be replaced; disk and
     /// database trouble otherwise.
     pub async fn commit(
+        &self,
+        staging: Staging,
+        written: Written,
+        destination: Destination,
+        job: Option<String>,
+    ) -> Result<Committed, LocalError> {
+        let store = self.clone();
+        to_its_end(async move { store.commit_steps(staging, written, destination, job).await }).await
+    }
+
+    async fn commit_steps(
         &self,
         mut staging: Staging,
         written: Written,
@@ -183,12 +195,18 @@ impl LocalStore {
         }
     }
 
-    /// Removes a VDI. Its content goes too, as soon as nobody reads it.
+    /// Removes a VDI. Its content goes too, as soon as nobody reads it. Goes on to its end when the caller does
+    /// not wait for it.
     ///
     /// # Errors
     /// [`LocalError::NoSuchVdi`], [`LocalError::VdiBusy`], [`LocalError::VdiHasChildren`],
     /// [`LocalError::SrReadOnly`].
     pub async fn delete_vdi(&self, id: VdiId) -> Result<(), LocalError> {
+        let store = self.clone();
+        to_its_end(async move { store.delete_steps(id).await }).await
+    }
+
+    async fn delete_steps(&self, id: VdiId) -> Result<(), LocalError> {
         let row = self
             .inner
             .db
@@ -347,10 +365,8 @@ impl LocalStore {
                 if leftover.unread { store.remove_dropped(leftover.content) } else { Ok(()) }
             })
             .await;
-        match cleared {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => tracing::error!(%error, "replaced content could not be removed"),
-            Err(error) => tracing::error!(%error, "replaced content could not be removed"),
+        if let Err(error) = cleared.unwrap_or_else(|error| Err(error.into())) {
+            tracing::error!(%error, "replaced content could not be removed");
         }
     }
 
@@ -375,14 +391,8 @@ impl LocalStore {
                 Ok(dir.dir.sync_folder_of(&from)?)
             })
             .await;
-        match moved {
-            Ok(Ok(())) => {}
-            Ok(Err(error)) => {
-                tracing::error!(%error, "deleted content that is still read could not be moved aside")
-            }
-            Err(error) => {
-                tracing::error!(%error, "deleted content that is still read could not be moved aside")
-            }
+        if let Err(error) = moved.unwrap_or_else(|error| Err(error.into())) {
+            tracing::error!(%error, "deleted content that is still read could not be moved aside");
         }
     }
 
@@ -409,6 +419,17 @@ impl LocalStore {
             Ok(Err(error)) => tracing::error!(%error, "a commit could not be undone; the next start does it"),
             Err(error) => tracing::error!(%error, "a commit could not be undone; the next start does it"),
         }
+    }
+}
+
+/// Runs steps of which none may be left out, whatever becomes of who asked for them: a client that hangs up ends
+/// its request's handler, an abort ends a job.
+async fn to_its_end<R: Send + 'static>(
+    steps: impl Future<Output = Result<R, LocalError>> + Send + 'static,
+) -> Result<R, LocalError> {
+    match tokio::spawn(steps).await {
+        Ok(ended) => ended,
+        Err(error) => Err(IoPoolError::Panicked { message: error.to_string() }.into()),
     }
 }
 
