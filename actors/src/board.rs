@@ -3,9 +3,10 @@
 //! Written by the `Transfers` actor alone, read from any thread. It outlives the actor: the one that is
 //! built after it finds the jobs at work here.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard};
 
+use crate::admission::Waiting;
 use crate::id::JobId;
 use crate::live::Live;
 use crate::record::JobRecord;
@@ -18,9 +19,21 @@ pub(crate) struct Entry {
 }
 
 #[derive(Debug, Default)]
-pub(crate) struct Board(RwLock<BTreeMap<JobId, Entry>>);
+pub(crate) struct Board {
+    entries: RwLock<BTreeMap<JobId, Entry>>,
+    waits: RwLock<Arc<HashMap<JobId, Waiting>>>,
+}
 
 impl Board {
+    /// How the jobs that wait for a place stand.
+    pub(crate) fn waits(&self) -> Arc<HashMap<JobId, Waiting>> {
+        Arc::clone(&self.waits.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    pub(crate) fn set_waits(&self, waits: Vec<(JobId, Waiting)>) {
+        *self.waits.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(waits.into_iter().collect());
+    }
+
     pub(crate) fn get(&self, id: JobId) -> Option<Entry> {
         self.read().get(&id).cloned()
     }
@@ -43,10 +56,10 @@ impl Board {
 
     // No code runs under the lock that could leave the map half changed, so a poisoned one is whole.
     fn read(&self) -> RwLockReadGuard<'_, BTreeMap<JobId, Entry>> {
-        self.0.read().unwrap_or_else(PoisonError::into_inner)
+        self.entries.read().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn write(&self) -> RwLockWriteGuard<'_, BTreeMap<JobId, Entry>> {
-        self.0.write().unwrap_or_else(PoisonError::into_inner)
+        self.entries.write().unwrap_or_else(PoisonError::into_inner)
     }
 }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use crate::admission::AdmissionLimits;
+use crate::bandwidth::BandwidthLimits;
 use crate::restarts::RestartPolicy;
 
 /// The engine's settings. [`EngineConfig::default`] is sound for a server.
@@ -15,6 +17,10 @@ pub struct EngineConfig {
     pub max_unfinished: usize,
     /// Most submissions that are on their way into the journal at one moment; others wait their turn.
     pub max_submitting: usize,
+    /// How many jobs may be at work at once; see also [`EngineHandle::set_limits`](crate::EngineHandle::set_limits).
+    pub limits: AdmissionLimits,
+    /// How fast they may be.
+    pub bandwidth: BandwidthLimits,
     /// How long a job that was told to stop may take before it is cut off, and after that, before it is
     /// given up.
     pub grace: Duration,
@@ -44,7 +50,9 @@ impl Default for EngineConfig {
             workers: std::thread::available_parallelism().map_or(2, usize::from).max(2),
             max_unfinished: 4096,
             max_submitting: 64,
-            grace: Duration::from_secs(2),
+            limits: AdmissionLimits::default(),
+            bandwidth: BandwidthLimits::default(),
+            grace: Duration::from_millis(1500),
             keep: 1000,
             max_age: Duration::from_secs(30 * 24 * 3600),
             sample_every: Duration::from_secs(1),

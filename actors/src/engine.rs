@@ -14,6 +14,7 @@ use crate::handle::EngineHandle;
 use crate::journal::Journal;
 use crate::root::give_up;
 use crate::shared::Health;
+use crate::work::{NoResume, Resume};
 
 /// How long blocking work of jobs may hold up the end of the engine.
 const LEFTOVERS: Duration = Duration::from_secs(1);
@@ -35,6 +36,18 @@ impl Engine {
     /// # Errors
     /// [`EngineError::Threads`] when the system gives no more threads.
     pub fn start(config: EngineConfig, journal: Arc<dyn Journal>) -> Result<Self, EngineError> {
+        Self::start_resuming(config, journal, Arc::new(NoResume))
+    }
+
+    /// The same, with somebody who knows how to go on with the jobs of the server before.
+    ///
+    /// # Errors
+    /// As [`Engine::start`].
+    pub fn start_resuming(
+        config: EngineConfig,
+        journal: Arc<dyn Journal>,
+        resume: Arc<dyn Resume>,
+    ) -> Result<Self, EngineError> {
         let jobs = tokio::runtime::Builder::new_multi_thread()
             .worker_threads(config.workers.max(1))
             .thread_name("gantry-job")
@@ -47,7 +60,7 @@ impl Engine {
         let thread = std::thread::Builder::new()
             .name("gantry-engine".into())
             .spawn(move || {
-                run(config, journal, &jobs, &started, stopped);
+                run(config, journal, resume, &jobs, &started, stopped);
                 jobs.shutdown_timeout(LEFTOVERS);
                 let _ = ending.send(());
             })
@@ -78,13 +91,14 @@ impl Engine {
 fn run(
     config: EngineConfig,
     journal: Arc<dyn Journal>,
+    resume: Arc<dyn Resume>,
     jobs: &Runtime,
     started: &std::sync::mpsc::SyncSender<EngineHandle>,
     stopped: oneshot::Receiver<()>,
 ) {
     let jobs = jobs.handle().clone();
     System::new().block_on(async move {
-        let (handle, died) = EngineHandle::start_watched(config, journal, jobs);
+        let (handle, died) = EngineHandle::start_watched(config, journal, resume, jobs);
         let shared = Arc::clone(handle.shared());
         let _ = started.send(handle);
         let health = tokio::select! {

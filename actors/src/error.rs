@@ -34,6 +34,15 @@ pub enum EngineError {
         /// How it ended.
         state: JobState,
     },
+    /// The job is at work, so it cannot be withdrawn from the queue.
+    #[error("task {0} is at work")]
+    AtWork(JobId),
+    /// The idempotency key was used for another job.
+    #[error("the idempotency key was used for another job: task {id}")]
+    KeyReused {
+        /// That job.
+        id: JobId,
+    },
     /// The job has not ended, so it cannot be forgotten.
     #[error("task {0} has not ended")]
     StillRunning(JobId),
@@ -54,6 +63,8 @@ impl EngineError {
             | Self::Stopped
             | Self::NotFound(_)
             | Self::NotRunning { .. }
+            | Self::AtWork(_)
+            | Self::KeyReused { .. }
             | Self::StillRunning(_)
             | Self::Threads(_) => false,
         }

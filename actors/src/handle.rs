@@ -5,22 +5,25 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use actix::Addr;
-use futures_util::FutureExt;
 use tokio::runtime::Handle;
 use tokio::sync::{broadcast, oneshot, watch};
 use tokio::time::timeout;
 
+use crate::admission::AdmissionLimits;
+use crate::bandwidth::BandwidthLimits;
 use crate::config::EngineConfig;
 use crate::error::EngineError;
 use crate::id::JobId;
 use crate::journal::{Journal, JournalError};
 use crate::live::{JobContext, JobTicket};
-use crate::outcome::JobEnd;
+use crate::outcome::{JobEnd, JobFailure};
 use crate::record::NewJob;
 use crate::root::{DeathWatch, Root};
 use crate::shared::{Backlog, Health, RecoverReport, Shared, TaskChange};
-use crate::transfers::{Abort, Forget, Housekeep, StopAll, Submit, Transfers};
+use crate::table::Adjustment;
+use crate::transfers::{Close, Forget, Housekeep, Order, StopAll, Submit, Transfers, Wish};
 use crate::view::TaskView;
+use crate::work::{NoResume, Resume, Work};
 
 /// How long a call waits for a supervisor that is being rebuilt.
 const REBUILDING: Duration = Duration::from_secs(5);
@@ -53,15 +56,26 @@ impl EngineHandle {
     /// their own, and for tests on a paused clock. Programs start an [`Engine`](crate::Engine) instead.
     /// It ends with the system. Panics outside one, as actix does.
     pub fn start_here(config: EngineConfig, journal: Arc<dyn Journal>, jobs: Handle) -> Self {
-        Self::start_watched(config, journal, jobs).0
+        Self::start_here_resuming(config, journal, Arc::new(NoResume), jobs)
+    }
+
+    /// The same, with somebody who knows how to go on with the jobs of the server before.
+    pub fn start_here_resuming(
+        config: EngineConfig,
+        journal: Arc<dyn Journal>,
+        resume: Arc<dyn Resume>,
+        jobs: Handle,
+    ) -> Self {
+        Self::start_watched(config, journal, resume, jobs).0
     }
 
     pub(crate) fn start_watched(
         config: EngineConfig,
         journal: Arc<dyn Journal>,
+        resume: Arc<dyn Resume>,
         jobs: Handle,
     ) -> (Self, oneshot::Receiver<()>) {
-        let shared = Shared::new(config, journal, jobs);
+        let shared = Shared::new(config, journal, resume, jobs);
         let (death, died) = DeathWatch::new();
         Root::start_supervised(&shared, death);
         (Self { shared }, died)
@@ -89,43 +103,55 @@ impl EngineHandle {
         }
     }
 
-    /// Makes a job and starts it: durable first (see [`Durability`](crate::Durability)), then at work, then
-    /// answered. The job does not depend on whoever asked for it: dropping this future once it was polled
-    /// may leave a job at work.
+    /// Makes a job whose work can be done once. See [`submit_work`](Self::submit_work).
     ///
-    /// What `run` returns is a [`JobEnd`] or converts into one. It runs on the engine's own threads and must
-    /// not block them; [`JobContext::blocking`] is for what does.
+    /// What `run` returns is a [`JobEnd`](crate::JobEnd) or converts into one. It runs on the engine's own threads
+    /// and must not block them; [`JobContext::blocking`] is for what does.
     ///
     /// # Errors
-    /// [`EngineError::Draining`], [`Busy`](EngineError::Busy), [`Unavailable`](EngineError::Unavailable),
-    /// [`Stopped`](EngineError::Stopped), [`Journal`](EngineError::Journal). `run` is not called then, with
-    /// one exception: a fault of the engine between the two steps of a [`Behind`](crate::Durability::Behind)
-    /// job answers `Unavailable`.
+    /// As [`submit_work`](Self::submit_work).
     pub async fn submit<Run, Fut>(&self, new: NewJob, run: Run) -> Result<JobTicket, EngineError>
     where
         Run: FnOnce(JobContext) -> Fut + Send + 'static,
         Fut: Future + Send + 'static,
         Fut::Output: Into<JobEnd>,
     {
+        self.submit_work(new, Work::once(run)).await
+    }
+
+    /// Makes a job: durable first (see [`Durability`](crate::Durability)), then answered; it begins when it has a
+    /// place ([`JobTicket::begun`]). The job does not depend on whoever asked for it: dropping this future once it
+    /// was polled may leave a job.
+    ///
+    /// When the idempotency key names a job of the same owner that is not older than a day and did not end badly,
+    /// the answer is that job's ticket, and the work is dropped.
+    ///
+    /// # Errors
+    /// [`EngineError::Draining`], [`Busy`](EngineError::Busy), [`Unavailable`](EngineError::Unavailable),
+    /// [`Stopped`](EngineError::Stopped), [`Journal`](EngineError::Journal),
+    /// [`KeyReused`](EngineError::KeyReused). The work is not begun then, with one exception: a fault of the engine
+    /// between the two steps of a [`Behind`](crate::Durability::Behind) job answers `Unavailable`.
+    pub async fn submit_work(&self, new: NewJob, work: Work) -> Result<JobTicket, EngineError> {
         if self.shared.is_draining() {
             return Err(EngineError::Draining);
         }
         let Ok(_permit) = self.shared.submitting.acquire().await else { return Err(EngineError::Stopped) };
         let transfers = self.transfers().await?;
         let (reply, answer) = oneshot::channel();
-        let run = Box::new(move |context: JobContext| run(context).map(Into::into).boxed());
-        transfers.do_send(Submit { new, run, reply });
+        transfers.do_send(Submit { new, work, reply });
         answer.await.unwrap_or_else(|_| Err(self.gone()))
     }
 
     /// A job with its parts, as it is now.
     pub fn task(&self, id: JobId) -> Option<TaskView> {
-        TaskView::one(&self.shared.board.entries(), id)
+        let board = &self.shared.board;
+        TaskView::one(&board.entries(), &board.waits(), id)
     }
 
     /// All jobs that are no other job's part, oldest first, each with its parts.
     pub fn tasks(&self) -> Vec<TaskView> {
-        TaskView::tree(&self.shared.board.entries())
+        let board = &self.shared.board;
+        TaskView::tree(&board.entries(), &board.waits())
     }
 
     /// Changes from now on. Bounded: a subscriber that lags behind is told how many it missed, and should
@@ -165,13 +191,67 @@ impl EngineHandle {
         self.wait_until(id, |view| view.state().is_ended() || view.to_json() != before).await
     }
 
-    /// Tells a job to stop. Answered at once; the job ends within the configured grace.
+    /// Tells a job to stop. Answered when that is in the journal; the job ends within twice the configured grace,
+    /// one that has not begun at once.
     ///
     /// # Errors
     /// [`EngineError::NotFound`], [`NotRunning`](EngineError::NotRunning),
-    /// [`Unavailable`](EngineError::Unavailable), [`Stopped`](EngineError::Stopped).
+    /// [`Unavailable`](EngineError::Unavailable), [`Stopped`](EngineError::Stopped);
+    /// [`Journal`](EngineError::Journal) when it takes effect, but would not survive a crash.
     pub async fn abort(&self, id: JobId) -> Result<(), EngineError> {
-        self.transfers().await?.send(Abort(id)).await.unwrap_or_else(|_| Err(self.gone()))
+        self.order(id, Wish::Abort).await
+    }
+
+    /// Lets a job rest: one that waits does not begin, one at work moves no more bytes and gives its place in the
+    /// limits away, but keeps what it has claimed. Outlives a restart of the server, for jobs that do.
+    ///
+    /// # Errors
+    /// As [`abort`](Self::abort).
+    pub async fn pause(&self, id: JobId) -> Result<(), EngineError> {
+        self.order(id, Wish::Pause(true)).await
+    }
+
+    /// Lets a job that rests go on, as soon as it has a place.
+    ///
+    /// # Errors
+    /// As [`abort`](Self::abort).
+    pub async fn resume(&self, id: JobId) -> Result<(), EngineError> {
+        self.order(id, Wish::Pause(false)).await
+    }
+
+    /// Changes a job's priority or bandwidth.
+    ///
+    /// # Errors
+    /// As [`abort`](Self::abort).
+    pub async fn adjust(&self, id: JobId, to: Adjustment) -> Result<(), EngineError> {
+        self.order(id, Wish::Adjust(to)).await
+    }
+
+    /// Takes a job that has not begun out of the queue: it ends with this failure.
+    ///
+    /// # Errors
+    /// As [`abort`](Self::abort), and [`AtWork`](EngineError::AtWork) for one whose turn has come.
+    pub async fn withdraw(&self, id: JobId, failure: JobFailure) -> Result<(), EngineError> {
+        self.order(id, Wish::Withdraw(failure)).await
+    }
+
+    async fn order(&self, id: JobId, wish: Wish) -> Result<(), EngineError> {
+        let (reply, answer) = oneshot::channel();
+        self.transfers().await?.do_send(Order { id, wish, reply });
+        answer.await.unwrap_or_else(|_| Err(self.gone()))
+    }
+
+    /// Other limits from now on. Jobs that are at work stay so; of those that wait, more may begin.
+    pub fn set_limits(&self, limits: AdmissionLimits) {
+        self.shared.limits.send_replace(limits);
+        if let Some(transfers) = self.shared.transfers.borrow().as_ref() {
+            transfers.do_send(Housekeep);
+        }
+    }
+
+    /// Other rates from now on, for jobs at work too.
+    pub fn set_bandwidth(&self, limits: BandwidthLimits) {
+        self.shared.bandwidth.set(limits);
     }
 
     /// Removes the record of an ended job, from the journal too.
@@ -214,13 +294,16 @@ impl EngineHandle {
         self.shared.backlog.borrow().unfinished
     }
 
-    /// Takes no more jobs, lets those at work end until the deadline, tells the rest to stop (they end as
-    /// interrupted, with the reason `server_stopped`), and flushes the journal. Takes at most the deadline,
+    /// Takes no more jobs and begins none, lets those at work end until the deadline, tells the rest to stop (they
+    /// end as interrupted, with the reason `server_stopped`, or are left to the next server where that knows how to
+    /// go on), and flushes the journal. Takes at most the deadline,
     /// twice the grace and ten seconds.
     pub async fn drain(&self, deadline: Duration) -> DrainReport {
         self.shared.begin_draining();
         // Behind it, every submission that was under way is counted.
-        self.housekeep().await;
+        if let Ok(transfers) = self.transfers().await {
+            let _ = transfers.send(Close).await;
+        }
         let mut backlog = self.shared.backlog.subscribe();
         let before = backlog.borrow().unfinished;
         let done = |backlog: &Backlog| backlog.unfinished == 0;

@@ -9,6 +9,8 @@
 //! The actors (a root, the supervisor of jobs, the progress sampler) decide and never work; bytes pass no
 //! mailbox. An actor that dies is rebuilt, and the jobs do not notice.
 
+mod admission;
+mod bandwidth;
 mod board;
 mod config;
 mod engine;
@@ -19,18 +21,24 @@ mod journal;
 mod lifecycle;
 mod live;
 mod outcome;
+mod pace;
 mod progress;
 mod record;
 mod recovery;
 mod restarts;
+mod retry;
 mod root;
 mod runner;
 mod sampler;
 mod shared;
+mod stages;
 mod table;
 mod transfers;
 mod view;
+mod work;
 
+pub use admission::{AdmissionLimits, WaitReason, Waiting};
+pub use bandwidth::BandwidthLimits;
 pub use config::{Clock, EngineConfig};
 pub use engine::Engine;
 pub use error::EngineError;
@@ -40,14 +48,20 @@ pub use journal::{Journal, JournalError, JournalFuture, MemoryJournal};
 pub use lifecycle::{BadJobState, IllegalTransition, JobState, TaskStatus, transition};
 pub use live::{JobContext, JobTicket};
 pub use outcome::{JobEnd, JobFailure, reason};
+pub use pace::{Pace, Stopped};
 pub use progress::{Progress, ProgressView};
 pub use record::{
-    Claim, ClaimMode, Durability, FinalProgress, JobRecord, JobSpec, NewJob, Outcome, TaskProperties,
+    Claim, ClaimMode, Control, Durability, FinalProgress, Group, JobRecord, JobSpec, NewJob, Outcome,
+    TaskProperties,
 };
 pub use restarts::RestartPolicy;
+pub use retry::RetryPolicy;
 pub use shared::{Health, RecoverReport, TaskChange};
+pub use stages::{Stage, StageClock};
+pub use table::Adjustment;
 pub use tokio_util::sync::CancellationToken;
 pub use view::TaskView;
+pub use work::{NoResume, Resume, Resumption, Work};
 
 /// The example in `README.md`, compiled.
 #[cfg(doctest)]

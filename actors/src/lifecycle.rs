@@ -1,13 +1,13 @@
 //! What a job can be, and what it can become. No actix, no clock, no IO.
 //!
 //! ```text
-//!            ┌────────────── retry, after a restart ─────────────┐
+//!            ┌──── retry, no place left, after a restart ────────┐
 //!            v                                                   │
 //!  submit → Queued ──→ Running ⇄ Detached (client gone)          │
 //!            ⇅           ⇅          ⇅                            │
 //!            └───────→ Paused    Recovering (server stopped) ────┘
 //!
-//!  Running, Detached → Success            all six above → Failure, Aborted, Interrupted
+//!            all five above → Success, Failure, Aborted, Interrupted
 //! ```
 //!
 //! The last four are ends: nothing follows them.
@@ -156,16 +156,17 @@ impl FromStr for JobState {
 /// # Errors
 /// [`IllegalTransition`] when the lifecycle has no such step; staying where one is, is none.
 pub fn transition(from: JobState, to: JobState) -> Result<JobState, IllegalTransition> {
-    use JobState::{Aborted, Detached, Failure, Interrupted, Paused, Queued, Recovering, Running, Success};
+    use JobState::{Detached, Paused, Queued, Recovering, Running};
+    // A job that is held up may still end well: what was on its way may have been all.
     let allowed = match from {
-        Queued => matches!(to, Running | Paused | Failure | Aborted | Interrupted),
-        Running => {
-            matches!(to, Queued | Detached | Paused | Recovering | Success | Failure | Aborted | Interrupted)
-        }
-        Detached => matches!(to, Running | Paused | Recovering | Success | Failure | Aborted | Interrupted),
-        Paused => matches!(to, Queued | Running | Detached | Failure | Aborted | Interrupted),
-        Recovering => matches!(to, Queued | Running | Detached | Paused | Failure | Aborted | Interrupted),
-        Interrupted | Success | Failure | Aborted => false,
+        ended if ended.is_ended() => false,
+        _ if to.is_ended() => true,
+        Queued => matches!(to, Running | Paused | Recovering),
+        Running => matches!(to, Queued | Detached | Paused | Recovering),
+        Detached => matches!(to, Queued | Running | Paused | Recovering),
+        Paused => matches!(to, Queued | Running | Detached | Recovering),
+        Recovering => matches!(to, Queued | Running | Detached | Paused),
+        JobState::Interrupted | JobState::Success | JobState::Failure | JobState::Aborted => false,
     };
     if allowed { Ok(to) } else { Err(IllegalTransition { from, to }) }
 }
@@ -177,11 +178,11 @@ mod tests {
     /// One row a state, one column a target in the order of `JobState::ALL`; `x` where a step exists.
     const TABLE: [(JobState, &str); 9] = [
         //                          Q R D P C I S F A
-        (JobState::Queued, "        . x . x . x . x x"),
+        (JobState::Queued, "        . x . x x x x x x"),
         (JobState::Running, "       x . x x x x x x x"),
-        (JobState::Detached, "      . x . x x x x x x"),
-        (JobState::Paused, "        x x x . . x . x x"),
-        (JobState::Recovering, "    x x x x . x . x x"),
+        (JobState::Detached, "      x x . x x x x x x"),
+        (JobState::Paused, "        x x x . x x x x x"),
+        (JobState::Recovering, "    x x x x . x x x x"),
         (JobState::Interrupted, "   . . . . . . . . ."),
         (JobState::Success, "       . . . . . . . . ."),
         (JobState::Failure, "       . . . . . . . . ."),

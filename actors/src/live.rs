@@ -4,17 +4,24 @@
 //! (its client left, it has ended) is put here first and announced second, so that a supervisor that was
 //! rebuilt meanwhile finds it by looking.
 
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, OnceLock};
+use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
 
+use serde_json::Value;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::bandwidth::Throttle;
 use crate::id::JobId;
 use crate::lifecycle::JobState;
 use crate::outcome::{JobEnd, JobFailure};
+use crate::pace::Pace;
 use crate::progress::Progress;
+use crate::record::JobRecord;
+use crate::retry::RetryPolicy;
 use crate::shared::Shared;
+use crate::work::{Launch, Work};
 
 /// Why a job was told to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,42 +32,76 @@ pub(crate) enum StopCause {
     Drain,
 }
 
+/// What a job is made of, besides its record.
+#[derive(Debug)]
+pub(crate) struct Making {
+    pub(crate) work: Work,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) throttle: Throttle,
+    /// The next server can go on with it.
+    pub(crate) resumable: bool,
+    pub(crate) presence: JobState,
+}
+
 #[derive(Debug)]
 pub(crate) struct Live {
     pub(crate) id: JobId,
     pub(crate) progress: Progress,
     pub(crate) stop: CancellationToken,
+    pub(crate) throttle: Throttle,
+    pub(crate) retry: RetryPolicy,
+    pub(crate) timeout: Option<Duration>,
+    pub(crate) resumable: bool,
     cause: OnceLock<StopCause>,
-    abortion_requested_ms: OnceLock<u64>,
-    detached: AtomicBool,
-    /// How the job's task ended; set once, by its runner.
-    end: OnceLock<JobEnd>,
+    work: Mutex<Work>,
+    /// 0 running, 1 detached, 2 recovering.
+    presence: AtomicU8,
+    checkpoint: Mutex<Option<Value>>,
+    /// Whether an attempt's task was started and its end has not been dealt with.
+    begun: AtomicBool,
+    /// How the attempt's task ended.
+    end: Mutex<Option<JobEnd>>,
     /// Whether a nudge is on its way to the supervisor: at most one per job.
     nudged: AtomicBool,
+    gate: watch::Sender<bool>,
+    launched: watch::Sender<bool>,
     /// How the job ended, once that is in the journal.
     settled: watch::Sender<Option<JobEnd>>,
 }
 
+/// What is locked here is replaced as a whole, so a panic elsewhere leaves it sound.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 impl Live {
-    pub(crate) fn new(id: JobId) -> Arc<Self> {
-        Arc::new(Self {
+    pub(crate) fn new(id: JobId, making: Making) -> Arc<Self> {
+        let live = Self {
             id,
             progress: Progress::new(),
             stop: CancellationToken::new(),
+            throttle: making.throttle,
+            retry: making.retry,
+            timeout: making.timeout,
+            resumable: making.resumable,
             cause: OnceLock::new(),
-            abortion_requested_ms: OnceLock::new(),
-            detached: AtomicBool::new(false),
-            end: OnceLock::new(),
+            work: Mutex::new(making.work),
+            presence: AtomicU8::new(0),
+            checkpoint: Mutex::new(None),
+            begun: AtomicBool::new(false),
+            end: Mutex::new(None),
             nudged: AtomicBool::new(false),
+            gate: watch::Sender::new(false),
+            launched: watch::Sender::new(false),
             settled: watch::Sender::new(None),
-        })
+        };
+        live.swap_presence(making.presence);
+        Arc::new(live)
     }
 
     /// Asks the job to stop. The first cause is the one that counts.
-    pub(crate) fn request_stop(&self, cause: StopCause, now_ms: u64) {
-        if cause == StopCause::Abort {
-            let _ = self.abortion_requested_ms.set(now_ms);
-        }
+    pub(crate) fn request_stop(&self, cause: StopCause) {
         let _ = self.cause.set(cause);
         self.stop.cancel();
     }
@@ -69,21 +110,63 @@ impl Live {
         self.cause.get().copied()
     }
 
-    pub(crate) fn abortion_requested_ms(&self) -> Option<u64> {
-        self.abortion_requested_ms.get().copied()
-    }
-
     /// Where the job says that it is while it runs.
     pub(crate) fn presence(&self) -> JobState {
-        if self.detached.load(Ordering::Acquire) { JobState::Detached } else { JobState::Running }
+        match self.presence.load(Ordering::Acquire) {
+            1 => JobState::Detached,
+            2 => JobState::Recovering,
+            _ => JobState::Running,
+        }
+    }
+
+    /// Answers whether that is news.
+    fn swap_presence(&self, presence: JobState) -> bool {
+        let number = match presence {
+            JobState::Detached => 1,
+            JobState::Recovering => 2,
+            _ => 0,
+        };
+        self.presence.swap(number, Ordering::AcqRel) != number
+    }
+
+    /// What the next attempt has to do; `None` when there can be no other.
+    pub(crate) fn begin_attempt(&self) -> Option<Launch> {
+        let launch = lock(&self.work).launch()?;
+        self.begun.store(true, Ordering::Release);
+        self.launched.send_replace(true);
+        Some(launch)
+    }
+
+    pub(crate) fn has_begun(&self) -> bool {
+        self.begun.load(Ordering::Acquire)
+    }
+
+    /// The attempt is over and another one will come.
+    pub(crate) fn rest(&self) {
+        *lock(&self.end) = None;
+        self.begun.store(false, Ordering::Release);
+        self.swap_presence(JobState::Running);
+        self.progress.restart();
     }
 
     pub(crate) fn set_end(&self, end: JobEnd) {
-        let _ = self.end.set(end);
+        lock(&self.end).get_or_insert(end);
     }
 
-    pub(crate) fn end(&self) -> Option<&JobEnd> {
-        self.end.get()
+    pub(crate) fn end(&self) -> Option<JobEnd> {
+        lock(&self.end).clone()
+    }
+
+    pub(crate) fn take_checkpoint(&self) -> Option<Value> {
+        lock(&self.checkpoint).take()
+    }
+
+    pub(crate) fn set_gate(&self, open: bool) {
+        self.gate.send_if_modified(|now| std::mem::replace(now, open) != open);
+    }
+
+    pub(crate) fn gate(&self) -> watch::Receiver<bool> {
+        self.gate.subscribe()
     }
 
     /// Whether a nudge has to be sent: there is none on its way yet.
@@ -97,11 +180,13 @@ impl Live {
     }
 
     pub(crate) fn settle(&self, end: JobEnd) {
+        // A job that never began has held its work until now.
+        *lock(&self.work) = Work::gone();
         self.settled.send_replace(Some(end));
     }
 
     pub(crate) fn ticket(&self) -> JobTicket {
-        JobTicket { id: self.id, settled: self.settled.subscribe() }
+        JobTicket { id: self.id, settled: self.settled.subscribe(), launched: self.launched.subscribe() }
     }
 }
 
@@ -110,16 +195,38 @@ impl Live {
 pub struct JobTicket {
     id: JobId,
     settled: watch::Receiver<Option<JobEnd>>,
+    launched: watch::Receiver<bool>,
 }
 
 impl JobTicket {
+    /// The ticket of a job that has ended already.
+    pub(crate) fn of_ended(id: JobId, end: JobEnd) -> Self {
+        Self {
+            id,
+            settled: watch::Sender::new(Some(end)).subscribe(),
+            launched: watch::Sender::new(true).subscribe(),
+        }
+    }
+
     /// The job's name.
     pub fn id(&self) -> JobId {
         self.id
     }
 
+    /// Waits until the job's turn has come. `false` when it has ended without. Cancel safe.
+    pub async fn begun(&mut self) -> bool {
+        let Self { settled, launched, .. } = self;
+        let over = launched.clone();
+        tokio::select! {
+            biased;
+            launched = launched.wait_for(|launched| *launched) => launched.is_ok(),
+            _ = settled.wait_for(Option::is_some) => *over.borrow(),
+        }
+    }
+
     /// Waits until the job has ended and its end is in the journal (or the journal has refused it).
-    /// Cancel safe. An engine that was stopped before that answers [`JobEnd::Interrupted`].
+    /// Cancel safe. An engine that was stopped before that answers [`JobEnd::Interrupted`], as does one that
+    /// leaves the job to the next server.
     pub async fn end(&mut self) -> JobEnd {
         match self.settled.wait_for(Option::is_some).await {
             Ok(end) => end.clone().unwrap_or(JobEnd::Interrupted),
@@ -133,12 +240,15 @@ impl JobTicket {
 pub struct JobContext {
     live: Arc<Live>,
     epoch: u64,
+    attempt: u32,
+    checkpoint: Arc<Value>,
     shared: Arc<Shared>,
 }
 
 impl JobContext {
-    pub(crate) fn new(live: Arc<Live>, epoch: u64, shared: Arc<Shared>) -> Self {
-        Self { live, epoch, shared }
+    pub(crate) fn new(live: Arc<Live>, record: &JobRecord, shared: Arc<Shared>) -> Self {
+        let checkpoint = Arc::new(record.spec.checkpoint.clone());
+        Self { live, epoch: record.epoch, attempt: record.attempt, checkpoint, shared }
     }
 
     /// The job's name.
@@ -149,6 +259,11 @@ impl JobContext {
     /// The runner's epoch: every checkpoint and commit of this runner is conditional on it.
     pub fn epoch(&self) -> u64 {
         self.epoch
+    }
+
+    /// Which attempt this is; 1 is the first.
+    pub fn attempt(&self) -> u32 {
+        self.attempt
     }
 
     /// Cancelled when the job is to stop. A job that has not returned a grace period later is cut off at its
@@ -162,19 +277,42 @@ impl JobContext {
         &self.live.progress
     }
 
+    /// When the job's bytes may move. Whoever moves any asks it before.
+    pub fn pace(&self) -> Pace {
+        let live = &self.live;
+        Pace::new(live.gate(), live.throttle.clone(), live.stop.clone(), self.shared.jobs.clone())
+    }
+
+    /// From where the runner before has said that the job could go on; null when from nowhere.
+    pub fn found_checkpoint(&self) -> &Value {
+        &self.checkpoint
+    }
+
+    /// Says from where the job could go on. Journalled soon; of several the last.
+    pub fn set_checkpoint(&self, checkpoint: Value) {
+        *lock(&self.live.checkpoint) = Some(checkpoint);
+        self.shared.nudge(&self.live);
+    }
+
     /// Says that the client has gone and may come back. Journalled soon, in the order of the calls; what is
-    /// taken back before it was written is not written.
+    /// taken back before it was written is not written. The job gives its place in the limits away.
     pub fn set_detached(&self) {
-        self.set_presence(true);
+        self.set_presence(JobState::Detached);
     }
 
-    /// Says that a client is there again.
+    /// Says that a client is there again. Its bytes move when the job has a place again: see
+    /// [`Pace::opened`].
     pub fn set_running(&self) {
-        self.set_presence(false);
+        self.set_presence(JobState::Running);
     }
 
-    fn set_presence(&self, detached: bool) {
-        if self.live.detached.swap(detached, Ordering::AcqRel) != detached {
+    /// Where the job has said that it is.
+    pub fn presence(&self) -> JobState {
+        self.live.presence()
+    }
+
+    fn set_presence(&self, presence: JobState) {
+        if self.live.swap_presence(presence) {
             self.shared.nudge(&self.live);
         }
     }

@@ -9,6 +9,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use crate::record::FinalProgress;
+use crate::stages::{Stage, StageClock, StageTimes};
 
 /// The counters of one job. Clones count into the same place; any thread may hold one.
 #[derive(Debug, Clone, Default)]
@@ -26,6 +27,7 @@ struct Counters {
     stalled: AtomicBool,
     /// When the sampler last saw a counter move, Unix milliseconds; 0 = not yet.
     moved_ms: AtomicU64,
+    stages: Arc<StageTimes>,
 }
 
 /// What the counters say at one moment.
@@ -49,6 +51,8 @@ pub struct ProgressView {
     pub stalled: bool,
     /// When the sampler last saw a counter move, Unix milliseconds.
     pub moved_ms: Option<u64>,
+    /// What the others waited for in the last sample: what limits the speed, or what a stalled job waits for.
+    pub stage: Option<Stage>,
 }
 
 impl Progress {
@@ -83,6 +87,18 @@ impl Progress {
         self.0.total_bytes.set(bytes).is_ok()
     }
 
+    /// A clock for somebody who moves bytes of this job, and who begins by waiting for, or working at, `stage`.
+    pub fn stage_clock(&self, stage: Stage) -> StageClock {
+        StageClock::begin(Arc::clone(&self.0.stages), stage)
+    }
+
+    /// Another attempt begins from the start. The percentage stays where it is until it is reached again.
+    pub(crate) fn restart(&self) {
+        for counter in [&self.0.bytes_read, &self.0.bytes_written, &self.0.bytes_zero] {
+            counter.store(0, Ordering::Relaxed);
+        }
+    }
+
     /// Bytes that went to the sink.
     pub fn written(&self) -> u64 {
         self.0.bytes_written.load(Ordering::Relaxed)
@@ -107,6 +123,7 @@ impl Progress {
             eta_seconds: left.filter(|_| bytes_per_second > 0).map(|left| left.div_ceil(bytes_per_second)),
             stalled: c.stalled.load(Ordering::Relaxed),
             moved_ms: Some(c.moved_ms.load(Ordering::Relaxed)).filter(|ms| *ms > 0),
+            stage: c.stages.shown(),
         }
     }
 
@@ -123,12 +140,16 @@ impl Progress {
     }
 
     /// Takes one sample into the meter and shows what it says. Answers whether anything moved.
-    pub(crate) fn sample(&self, meter: &mut Meter, elapsed: Duration, now_ms: u64) -> bool {
+    pub(crate) fn sample(&self, meter: &mut Meter, held_up: bool, elapsed: Duration, now_ms: u64) -> bool {
         let c = &self.0;
         let written = c.bytes_written.load(Ordering::Relaxed);
         let touched = written
             .wrapping_add(c.bytes_read.load(Ordering::Relaxed))
             .wrapping_add(c.bytes_zero.load(Ordering::Relaxed));
+        c.stages.sample(&mut meter.stages);
+        if held_up {
+            meter.moved_at = elapsed;
+        }
         let reading = meter.sample(elapsed, written, touched);
         c.bytes_per_second.store(reading.bytes_per_second, Ordering::Relaxed);
         let news = c.stalled.swap(reading.stalled, Ordering::Relaxed) != reading.stalled;
@@ -154,6 +175,8 @@ pub(crate) struct Meter {
     samples: VecDeque<(Duration, u64)>,
     touched: u64,
     moved_at: Duration,
+    /// Time spent in each stage at the last sample.
+    stages: [u64; 4],
 }
 
 /// What a meter says.
@@ -170,7 +193,14 @@ impl Meter {
 
     /// A meter for a job whose counters are at zero at `elapsed`, on any clock that does not step.
     pub(crate) fn new(window: Duration, stall_after: Duration, elapsed: Duration) -> Self {
-        Self { window, stall_after, samples: VecDeque::from([(elapsed, 0)]), touched: 0, moved_at: elapsed }
+        Self {
+            window,
+            stall_after,
+            samples: VecDeque::from([(elapsed, 0)]),
+            touched: 0,
+            moved_at: elapsed,
+            stages: [0; 4],
+        }
     }
 
     pub(crate) fn sample(&mut self, elapsed: Duration, written: u64, touched: u64) -> Reading {
@@ -268,7 +298,7 @@ mod tests {
         progress.set_total(1000);
         assert_eq!(progress.view().eta_seconds, None);
         progress.add_written(100);
-        assert!(progress.sample(&mut meter, seconds(1), 77));
+        assert!(progress.sample(&mut meter, false, seconds(1), 77));
         let view = progress.view();
         assert_eq!((view.bytes_per_second, view.eta_seconds, view.moved_ms), (100, Some(9), Some(77)));
     }
@@ -279,7 +309,7 @@ mod tests {
         progress.set_total(u64::MAX);
         progress.add_written(u64::MAX);
         let mut meter = meter();
-        progress.sample(&mut meter, Duration::from_nanos(1), 1);
+        progress.sample(&mut meter, false, Duration::from_nanos(1), 1);
         assert_eq!(progress.view().percent, 99);
     }
 }

@@ -1,6 +1,7 @@
 //! What the journal keeps of a job.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
@@ -8,6 +9,7 @@ use serde_json::{Map, Value};
 use crate::id::JobId;
 use crate::lifecycle::JobState;
 use crate::outcome::{JobEnd, JobFailure};
+use crate::retry::RetryPolicy;
 
 /// A job that is to be made.
 #[derive(Debug, Clone, PartialEq)]
@@ -30,6 +32,16 @@ pub struct NewJob {
     pub properties: TaskProperties,
     /// When the journal has to have it.
     pub durability: Durability,
+    /// What it counts with against limits.
+    pub groups: Vec<Group>,
+    /// How urgent it is; see [`Control::priority`].
+    pub priority: i32,
+    /// How fast it may be; see [`Control::bandwidth`].
+    pub bandwidth: Option<u64>,
+    /// Whether and when it is tried again.
+    pub retry: RetryPolicy,
+    /// Longest time at work, waits and pauses not counted; then it fails with code `timed_out`.
+    pub timeout: Option<Duration>,
 }
 
 impl NewJob {
@@ -45,8 +57,47 @@ impl NewJob {
             claims: Vec::new(),
             properties,
             durability: Durability::First,
+            groups: Vec::new(),
+            priority: 0,
+            bandwidth: None,
+            retry: RetryPolicy::NEVER,
+            timeout: None,
         }
     }
+}
+
+/// Something whose jobs are limited together: a storage repository, a backend.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct Group {
+    /// What sort of thing, in the words in which limits are set (`sr`).
+    pub class: String,
+    /// Which one.
+    pub name: String,
+}
+
+/// What is wished of a job while it exists. Stored with it.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Control {
+    /// The larger, the sooner; a minute of waiting outweighs one step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub priority: i32,
+    /// Most bytes per second, when it has a limit of its own.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bandwidth: Option<u64>,
+    /// When somebody asked for its abort, Unix milliseconds.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub abort_requested_ms: Option<u64>,
+    /// What it counts with against limits.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub groups: Vec<Group>,
+    /// Why the attempt before failed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub last_failure: Option<JobFailure>,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// When the journal has to have a new job.
@@ -114,6 +165,12 @@ pub struct JobSpec {
     pub properties: TaskProperties,
     /// The kind's own part, in the shape that `kind` and `spec_version` name.
     pub job: Value,
+    /// What is wished of it.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub control: Control,
+    /// From where it can go on, in the kind's own shape; null when from nowhere but the beginning.
+    #[serde(default, skip_serializing_if = "Value::is_null")]
+    pub checkpoint: Value,
 }
 
 /// What is stored of an end.
@@ -196,7 +253,17 @@ impl JobRecord {
             id,
             kind: new.kind,
             spec_version: new.spec_version,
-            spec: JobSpec { properties: new.properties, job: new.spec },
+            spec: JobSpec {
+                properties: new.properties,
+                job: new.spec,
+                control: Control {
+                    priority: new.priority,
+                    bandwidth: new.bandwidth,
+                    groups: new.groups,
+                    ..Control::default()
+                },
+                checkpoint: Value::Null,
+            },
             owner: new.owner,
             parent: new.parent,
             idempotency_key: new.idempotency_key,
@@ -244,7 +311,6 @@ impl JobRecord {
         end: &JobEnd,
         reason: Option<&str>,
         progress: FinalProgress,
-        abortion_requested_ms: Option<u64>,
         now_ms: u64,
     ) -> Arc<Self> {
         let (value, failure) = match end {
@@ -258,6 +324,7 @@ impl JobRecord {
             JobEnd::Aborted => Some(crate::outcome::reason::ABORTED),
             JobEnd::Interrupted => Some(crate::outcome::reason::SERVER_STOPPED),
         });
+        let abortion_requested_ms = self.spec.control.abort_requested_ms;
         Arc::new(Self {
             state: end.state(),
             reason: code.map(str::to_owned),
@@ -286,7 +353,27 @@ mod tests {
         };
         let shown = json!({"name": "export", "type": "gantry:export", "objectId": "x", "format": "vhd"});
         assert_eq!(serde_json::to_value(&properties).unwrap(), shown);
-        let spec = JobSpec { properties, job: json!({"any": [1, null]}) };
+        let mut spec = JobSpec {
+            properties,
+            job: json!({"any": [1, null]}),
+            control: Control::default(),
+            checkpoint: Value::Null,
+        };
+        let stored = serde_json::to_value(&spec).unwrap();
+        assert_eq!(
+            stored,
+            json!({"properties": shown, "job": {"any": [1, null]}}),
+            "as the first release wrote it"
+        );
+        assert_eq!(serde_json::from_value::<JobSpec>(stored).unwrap(), spec);
+        spec.control = Control {
+            priority: -3,
+            bandwidth: Some(5),
+            abort_requested_ms: Some(9),
+            groups: vec![Group { class: "sr".into(), name: "x".into() }],
+            last_failure: Some(JobFailure::new("E", "lost", "the connection was lost")),
+        };
+        spec.checkpoint = json!({"at": 7});
         assert_eq!(serde_json::from_value::<JobSpec>(serde_json::to_value(&spec).unwrap()).unwrap(), spec);
         let failure =
             JobFailure::new("E", "bad_image", "no footer").with_data(json!({"offset": 7})).transient();
@@ -309,7 +396,7 @@ mod tests {
             JobEnd::Aborted,
             JobEnd::Interrupted,
         ] {
-            let ended = record.ended(&end, None, FinalProgress::default(), None, 9);
+            let ended = record.ended(&end, None, FinalProgress::default(), 9);
             assert_eq!(ended.end(), Some(end));
             assert_eq!((ended.ended_ms, ended.updated_ms, ended.created_ms), (Some(9), 9, 5));
         }

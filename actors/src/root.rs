@@ -94,9 +94,8 @@ pub(crate) fn give_up(shared: &Shared, health: Health) {
     shared.begin_draining();
     shared.transfers.send_replace(None);
     shared.health.send_replace(health);
-    let now_ms = shared.now_ms();
     for live in shared.board.lives() {
-        live.request_stop(StopCause::Drain, now_ms);
+        live.request_stop(StopCause::Drain);
         live.settle(JobEnd::Interrupted);
     }
 }
@@ -202,8 +201,8 @@ mod tests {
         let transfers = engine.shared().transfers.borrow().clone().unwrap();
         engine.crash_transfers().await;
         let (reply, answer) = oneshot::channel();
-        let run = Box::new(|_| -> futures_util::future::BoxFuture<'static, JobEnd> { unreachable!() });
-        transfers.do_send(crate::transfers::Submit { new: job(), run, reply });
+        let work = crate::Work::once(|_| -> std::future::Ready<JobEnd> { unreachable!("it must not run") });
+        transfers.do_send(crate::transfers::Submit { new: job(), work, reply });
         assert!(answer.await.is_err());
     }
 }

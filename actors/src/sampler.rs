@@ -6,6 +6,7 @@ use std::sync::Arc;
 use actix::{Actor, AsyncContext, Context};
 
 use crate::id::JobId;
+use crate::lifecycle::JobState;
 use crate::progress::Meter;
 use crate::root::DeathWatch;
 use crate::shared::{Shared, TaskChange};
@@ -25,14 +26,17 @@ impl Sampler {
         let (elapsed, now_ms) = (self.shared.elapsed(), self.shared.now_ms());
         let config = &self.shared.config;
         let mut at_work = HashSet::new();
-        for live in self.shared.board.lives() {
+        for entry in self.shared.board.entries() {
+            let Some(live) = entry.live else { continue };
+            // Nobody expects bytes of a job that is held up on purpose.
+            let held_up = entry.record.state != JobState::Running;
             at_work.insert(live.id);
             let meter = self.meters.entry(live.id).or_insert_with(|| {
                 // Begun between two beats; the last one is close enough.
                 let begun = elapsed.saturating_sub(config.sample_every);
                 Meter::new(config.rate_window, config.stall_after, begun)
             });
-            if live.progress.sample(meter, elapsed, now_ms) {
+            if live.progress.sample(meter, held_up, elapsed, now_ms) {
                 self.shared.announce(TaskChange::Updated(live.id));
             }
         }

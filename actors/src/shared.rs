@@ -14,6 +14,8 @@ use tokio::sync::{Semaphore, broadcast, watch};
 use tokio::time::Instant;
 use tokio_util::task::TaskTracker;
 
+use crate::admission::AdmissionLimits;
+use crate::bandwidth::Bandwidth;
 use crate::board::Board;
 use crate::config::EngineConfig;
 use crate::id::JobId;
@@ -21,6 +23,7 @@ use crate::journal::{Journal, JournalError, JournalFuture};
 use crate::live::Live;
 use crate::outcome::JobFailure;
 use crate::transfers::{Nudge, Transfers};
+use crate::work::Resume;
 
 /// Something happened to a task; ask the engine for its present state.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -53,6 +56,8 @@ pub struct RecoverReport {
     pub kept: usize,
     /// Unfinished jobs of a former run that are now interrupted.
     pub interrupted: usize,
+    /// Unfinished jobs of a former run that go on.
+    pub resumed: usize,
     /// Older ended jobs that retention removed.
     pub dropped: u64,
 }
@@ -69,9 +74,13 @@ pub(crate) struct Backlog {
 pub(crate) struct Shared {
     pub(crate) config: EngineConfig,
     pub(crate) journal: Arc<dyn Journal>,
+    pub(crate) resume: Arc<dyn Resume>,
     /// The runtime on which jobs and journal calls run.
     pub(crate) jobs: Handle,
     pub(crate) board: Board,
+    pub(crate) bandwidth: Bandwidth,
+    /// The limits as they are now; a supervisor that is rebuilt begins with them.
+    pub(crate) limits: watch::Sender<AdmissionLimits>,
     pub(crate) changes: broadcast::Sender<TaskChange>,
     pub(crate) health: watch::Sender<Health>,
     pub(crate) backlog: watch::Sender<Backlog>,
@@ -86,12 +95,20 @@ pub(crate) struct Shared {
 }
 
 impl Shared {
-    pub(crate) fn new(config: EngineConfig, journal: Arc<dyn Journal>, jobs: Handle) -> Arc<Self> {
+    pub(crate) fn new(
+        config: EngineConfig,
+        journal: Arc<dyn Journal>,
+        resume: Arc<dyn Resume>,
+        jobs: Handle,
+    ) -> Arc<Self> {
         Arc::new(Self {
             changes: broadcast::Sender::new(config.change_backlog.max(1)),
             submitting: Semaphore::new(config.max_submitting.clamp(1, Semaphore::MAX_PERMITS)),
+            bandwidth: Bandwidth::new(config.bandwidth.clone()),
+            limits: watch::Sender::new(config.limits.clone()),
             config,
             journal,
+            resume,
             jobs,
             board: Board::default(),
             health: watch::Sender::new(Health::Starting),

@@ -1,17 +1,34 @@
 //! The supervisor's decisions: what happens to which job next. No actix, no clock, no IO.
 //!
-//! Inputs are what has happened (a submission, a write that came back, an end), with the time; answers are
-//! [`Effect`]s for the actor to carry out, in order. For each job at most one write is under way; what
-//! happens meanwhile waits in its cell, which holds one wish of each sort, so it does not grow.
+//! Inputs are what has happened (a submission, a wish, a write that came back, an end), with the time; answers are
+//! [`Effect`]s for the actor to carry out, in order. Each cell holds facts: what was wished, what the job said,
+//! whether it has a place. What state they amount to is computed; when that differs from the record, the new
+//! record is written, and only a written one takes effect. For each job at most one write is under way; facts that
+//! come meanwhile are looked at when it is done, so nothing queues up.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde_json::Value;
+
+use crate::admission::{Admission, AdmissionLimits, Needs, Waiting};
 use crate::id::{JobId, JobIds};
 use crate::lifecycle::{JobState, transition};
-use crate::outcome::JobEnd;
-use crate::record::{Durability, FinalProgress, JobRecord, NewJob};
+use crate::outcome::{JobEnd, JobFailure};
+use crate::record::{Control, Durability, FinalProgress, JobRecord, NewJob};
+
+/// For how long an idempotency key names its job.
+const KEY_LIFE: Duration = Duration::from_secs(24 * 3600);
+
+/// One moment on both clocks.
+#[derive(Debug, Clone, Copy, Default)]
+pub(crate) struct Now {
+    /// Unix milliseconds.
+    pub(crate) ms: u64,
+    /// Since the engine was made, on a clock that does not step.
+    pub(crate) elapsed: Duration,
+}
 
 /// Something for the actor to do.
 #[derive(Debug, Clone, PartialEq)]
@@ -20,42 +37,122 @@ pub(crate) enum Effect {
     Save(Arc<JobRecord>),
     /// Publish this and tell watchers.
     Show(Arc<JobRecord>),
-    /// Start the job's task and answer its submission.
+    /// The submission is durable: answer it.
+    Answer(JobId),
+    /// Start the job's task.
     Launch(JobId),
+    /// The attempt is over and another one will come: forget its end.
+    Rest(JobId),
+    /// Let the job's bytes move, or hold them.
+    Gate(JobId, bool),
+    /// Tell the job to stop, because somebody asked for its abort.
+    Stop(JobId),
+    /// Change the job's own bandwidth.
+    Throttle(JobId, Option<u64>),
     /// The job has ended for everybody: tell its ticket, let its cell go.
     Settle(JobId),
+    /// The job goes on with the next server: tell its ticket, let its cell go.
+    Suspend(JobId),
     /// Remove these from the journal; report back by [`Table::erased`].
     Erase(Vec<JobId>),
     /// Removed from the journal: take these from the board too, and tell watchers.
     Remove(Vec<JobId>),
 }
 
+/// What became of a submission.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Submitted {
+    /// It is a job now.
+    New(JobId, Vec<Effect>),
+    /// It is the repetition of one.
+    Same(JobId),
+}
+
 /// Why a submission is not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
-    Busy { limit: usize },
+    Busy {
+        limit: usize,
+    },
+    /// Its key names another job.
+    KeyReused {
+        id: JobId,
+    },
 }
 
-/// Why a record is not forgotten.
+/// Why nothing was done to a job.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum NotForgotten {
+pub(crate) enum Unfit {
     NotFound,
+    /// It has ended, and that would need one that has not.
+    Ended(JobState),
+    /// It has not ended, and that would need one that has.
     StillRunning,
+    /// It is at work, and that would need one that waits.
+    AtWork,
 }
 
-/// A job's end, and how far it came.
+/// The end of an attempt, and how far it came.
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) struct Ending {
     pub(crate) end: JobEnd,
     pub(crate) progress: FinalProgress,
-    pub(crate) abortion_requested_ms: Option<u64>,
+    /// From where the next attempt can go on.
+    pub(crate) checkpoint: Option<Value>,
+    pub(crate) next: Next,
 }
 
-#[derive(Debug, Clone, Copy)]
+impl Ending {
+    /// Of a job that has not begun.
+    fn before_the_beginning(end: JobEnd, next: Next) -> Self {
+        Self { end, progress: FinalProgress::default(), checkpoint: None, next }
+    }
+}
+
+/// What follows the end of an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Next {
+    /// Nothing: the job has ended.
+    Nothing,
+    /// Another attempt, so much later.
+    Retry(Duration),
+    /// The next server goes on.
+    Suspend,
+}
+
+/// What is wished to be different. `None` leaves it as it is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Adjustment {
+    /// The larger, the sooner.
+    pub priority: Option<i32>,
+    /// Most bytes per second; `Some(None)` takes the job's own limit away.
+    pub bandwidth: Option<Option<u64>>,
+}
+
+#[derive(Debug, Clone)]
 pub(crate) struct Limits {
     pub(crate) max_unfinished: usize,
     pub(crate) keep: usize,
     pub(crate) max_age: Duration,
+    pub(crate) admission: AdmissionLimits,
+}
+
+/// A job that is known when the table is made.
+#[derive(Debug, Clone)]
+pub(crate) struct Known {
+    pub(crate) record: Arc<JobRecord>,
+    /// The journal has an older version.
+    pub(crate) unsaved: bool,
+    /// What there is of it in this process, unless it has ended.
+    pub(crate) here: Option<Here>,
+}
+
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Here {
+    /// Its task has been started.
+    pub(crate) begun: bool,
+    /// Where it says that it is.
+    pub(crate) presence: JobState,
 }
 
 #[derive(Debug)]
@@ -66,32 +163,49 @@ struct Cell {
     saving: Option<Arc<JobRecord>>,
     /// The job is being removed from the journal.
     erasing: bool,
-    /// It must not run before the write under way is done.
+    /// Its submission has not been answered: the first write is under way.
     held: bool,
     /// The journal refused the last write.
     unsaved: bool,
-    presence: Option<JobState>,
+    /// An attempt's task has been started and has not ended.
+    begun: bool,
+    /// Whether the gate was opened.
+    open: bool,
+    /// The job has been told to stop.
+    stopping: bool,
+    /// The next server goes on; there is nothing of it here any more.
+    suspended: bool,
+    // What was wished and said.
+    paused: bool,
+    presence: JobState,
+    control: Option<Control>,
+    checkpoint: Option<Value>,
     ending: Option<Ending>,
+    /// When the next attempt is due.
+    again_at: Option<Duration>,
     forget: bool,
 }
 
 impl Cell {
     fn new(record: Arc<JobRecord>) -> Self {
         Self {
+            paused: record.state == JobState::Paused,
             record,
             saving: None,
             erasing: false,
             held: false,
             unsaved: false,
-            presence: None,
+            begun: false,
+            open: false,
+            stopping: false,
+            suspended: false,
+            presence: JobState::Running,
+            control: None,
+            checkpoint: None,
             ending: None,
+            again_at: None,
             forget: false,
         }
-    }
-
-    /// What the record will be when the write under way is done.
-    fn latest(&self) -> &Arc<JobRecord> {
-        self.saving.as_ref().unwrap_or(&self.record)
     }
 
     fn is_idle(&self) -> bool {
@@ -101,6 +215,114 @@ impl Cell {
     fn has_settled(&self) -> bool {
         self.record.state.is_ended()
     }
+
+    /// Whether it is for this process to bring it to an end.
+    fn is_unfinished(&self) -> bool {
+        !self.has_settled() && !self.suspended
+    }
+
+    /// The control as it will be when everything wished is written.
+    fn control(&mut self) -> &mut Control {
+        let latest = self.saving.as_ref().unwrap_or(&self.record);
+        self.control.get_or_insert_with(|| latest.spec.control.clone())
+    }
+
+    fn needs(&self) -> Needs {
+        let control = self.control.as_ref().unwrap_or(&self.record.spec.control);
+        Needs {
+            owner: self.record.owner.clone(),
+            priority: control.priority,
+            claims: self.record.claims.as_slice().into(),
+            groups: control.groups.as_slice().into(),
+        }
+    }
+
+    /// Whether it should wait for a place, or have one.
+    fn wants_place(&self) -> bool {
+        let over = self.ending.is_some() || !self.is_unfinished() || self.ends();
+        !over && !self.paused && self.presence == JobState::Running
+    }
+
+    /// Whether the write under way is an end, of the job or of an attempt.
+    fn ends(&self) -> bool {
+        self.saving.as_ref().is_some_and(|saving| saving.state.is_ended())
+    }
+
+    /// The state that the facts amount to.
+    fn wanted(&self, has_place: bool) -> JobState {
+        match self.presence {
+            _ if self.paused => JobState::Paused,
+            JobState::Running if has_place => JobState::Running,
+            JobState::Running => JobState::Queued,
+            presence => presence,
+        }
+    }
+
+    /// The next record, when the facts amount to another one.
+    fn next_record(&mut self, has_place: bool, now: Now) -> Option<JobRecord> {
+        if let Some(ending) = self.ending.take() {
+            return Some(self.record_of_ending(ending, now));
+        }
+        let wanted = self.wanted(has_place);
+        let state = transition(self.record.state, wanted).ok();
+        let control = self.control.take().filter(|control| *control != self.record.spec.control);
+        let checkpoint =
+            self.checkpoint.take().filter(|checkpoint| *checkpoint != self.record.spec.checkpoint);
+        if state.is_none() && control.is_none() && checkpoint.is_none() {
+            return None;
+        }
+        let mut record = JobRecord { updated_ms: now.ms, ..JobRecord::clone(&self.record) };
+        if let Some(state) = state {
+            record.state = state;
+            if state == JobState::Running {
+                record.started_ms.get_or_insert(now.ms);
+            }
+        }
+        if let Some(control) = control {
+            record.spec.control = control;
+        }
+        if let Some(checkpoint) = checkpoint {
+            record.spec.checkpoint = checkpoint;
+        }
+        Some(record)
+    }
+
+    fn record_of_ending(&mut self, ending: Ending, now: Now) -> JobRecord {
+        let mut record = JobRecord { updated_ms: now.ms, ..JobRecord::clone(&self.record) };
+        if let Some(control) = self.control.take() {
+            record.spec.control = control;
+        }
+        if let Some(checkpoint) = ending.checkpoint.or(self.checkpoint.take()) {
+            record.spec.checkpoint = checkpoint;
+        }
+        // Whoever asked for its abort was told that it stops.
+        let stopped = record.spec.control.abort_requested_ms.is_some();
+        match ending.next {
+            Next::Retry(_) | Next::Suspend if stopped => {
+                JobRecord::clone(&record.ended(&JobEnd::Aborted, None, ending.progress, now.ms))
+            }
+            Next::Nothing => JobRecord::clone(&record.ended(&ending.end, None, ending.progress, now.ms)),
+            Next::Retry(delay) => {
+                self.again_at = Some(now.elapsed.saturating_add(delay));
+                self.begun = false;
+                if let JobEnd::Failure(failure) = ending.end {
+                    record.spec.control.last_failure = Some(failure);
+                }
+                let (attempt, epoch) = (record.attempt + 1, record.epoch + 1);
+                let state = if self.paused { JobState::Paused } else { JobState::Queued };
+                JobRecord { state, attempt, epoch, ..record }
+            }
+            Next::Suspend => {
+                self.suspended = true;
+                self.begun = false;
+                let state = match record.state {
+                    kept @ (JobState::Paused | JobState::Queued) => kept,
+                    _ => JobState::Recovering,
+                };
+                JobRecord { state, ..record }
+            }
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -109,69 +331,159 @@ pub(crate) struct Table {
     ids: JobIds,
     limits: Limits,
     node: Option<String>,
+    admission: Admission,
+    /// No job begins any more.
+    closed: bool,
 }
 
 impl Table {
-    /// A table with the jobs of former runs and, after a rebuild, those at work. `unsaved` says of which
-    /// the journal has an older version.
-    pub(crate) fn new(found: Vec<(Arc<JobRecord>, bool)>, limits: Limits, node: Option<String>) -> Self {
-        let newest = found.iter().map(|(record, _)| record.id).max();
-        let cells = found
-            .into_iter()
-            .map(|(record, unsaved)| (record.id, Cell { unsaved, ..Cell::new(record) }))
-            .collect();
-        Self { cells, ids: JobIds::after(newest), limits, node }
+    /// An empty table.
+    pub(crate) fn empty(limits: Limits) -> Self {
+        Self::new(Vec::new(), limits, None, Now::default()).0
+    }
+
+    /// A table with the jobs of former runs, those that go on, and, after a rebuild, those at work.
+    pub(crate) fn new(
+        known: Vec<Known>,
+        limits: Limits,
+        node: Option<String>,
+        now: Now,
+    ) -> (Self, Vec<Effect>) {
+        let newest = known.iter().map(|known| known.record.id).max();
+        let admission = Admission::new(limits.admission.clone());
+        let mut table = Self {
+            cells: BTreeMap::new(),
+            ids: JobIds::after(newest),
+            limits,
+            node,
+            admission,
+            closed: false,
+        };
+        let mut here = Vec::new();
+        for Known { record, unsaved, here: found } in known {
+            let id = record.id;
+            let mut cell = Cell { unsaved, ..Cell::new(record) };
+            if let Some(found) = found.filter(|_| !cell.has_settled()) {
+                cell.begun = found.begun;
+                cell.presence = found.presence;
+                if cell.record.state == JobState::Running {
+                    table.admission.occupy(id, cell.needs());
+                } else if found.begun {
+                    table.admission.occupy_parked(id, cell.needs());
+                }
+                here.push(id);
+            } else if !cell.has_settled() {
+                cell.suspended = true;
+            }
+            table.cells.insert(id, cell);
+        }
+        let mut effects: Vec<Effect> = here.iter().flat_map(|id| table.settle_in(*id, now)).collect();
+        effects.extend(table.admit(now));
+        for id in here {
+            effects.extend(table.go_on(id, now));
+        }
+        (table, effects)
     }
 
     pub(crate) fn unfinished(&self) -> usize {
-        self.cells.values().filter(|cell| !cell.has_settled()).count()
+        self.cells.values().filter(|cell| cell.is_unfinished()).count()
     }
 
     pub(crate) fn unsaved(&self) -> usize {
         self.cells.values().filter(|cell| cell.unsaved).count()
     }
 
+    /// Whether everything that was wished of a job is written, or was refused by the journal.
+    pub(crate) fn is_settled(&self, id: JobId) -> bool {
+        self.cells.get(&id).is_none_or(Cell::is_idle)
+    }
+
     pub(crate) fn record(&self, id: JobId) -> Option<&Arc<JobRecord>> {
         self.cells.get(&id).map(|cell| &cell.record)
     }
 
-    /// A job is asked for. Nothing competes for a place yet, so it is admitted in the same decision, and
-    /// one write says both.
-    pub(crate) fn submit(&mut self, new: NewJob, now_ms: u64) -> Result<(JobId, Vec<Effect>), Refusal> {
+    /// How each job that waits stands.
+    pub(crate) fn waits(&self, now: Now) -> Vec<(JobId, Waiting)> {
+        if self.admission.has_queue() { self.admission.waits(now.elapsed) } else { Vec::new() }
+    }
+
+    /// When something is due by time alone.
+    pub(crate) fn next_due(&self, now: Now) -> Option<Duration> {
+        self.admission.next_due(now.elapsed)
+    }
+
+    /// A job is asked for. If it need not wait, it is admitted in the same decision, and one write says both.
+    pub(crate) fn submit(&mut self, new: NewJob, now: Now) -> Result<Submitted, Refusal> {
+        if let Some(same) = self.named_by_key(&new, now) {
+            return same.map(Submitted::Same);
+        }
         let limit = self.limits.max_unfinished;
         if self.unfinished() >= limit {
             return Err(Refusal::Busy { limit });
         }
         let durability = new.durability;
-        let queued = JobRecord::new(self.ids.next(now_ms), new, self.node.clone(), now_ms);
-        let id = queued.id;
-        let running = match transition(queued.state, JobState::Running) {
-            Ok(state) => Arc::new(JobRecord { state, started_ms: Some(now_ms), ..queued }),
-            Err(_) => Arc::new(queued),
-        };
-        let mut cell = Cell::new(Arc::clone(&running));
-        cell.saving = Some(Arc::clone(&running));
-        let effects = match durability {
+        let mut record = JobRecord::new(self.ids.next(now.ms), new, self.node.clone(), now.ms);
+        let id = record.id;
+        let mut cell = Cell::new(Arc::new(record.clone()));
+        self.admission.offer(id, cell.needs(), now.elapsed, Duration::ZERO);
+        // Others that wait may be let in by the same look; their turn is no different for it.
+        let admitted = if self.closed { Vec::new() } else { self.admission.admit(now.elapsed) };
+        if admitted.contains(&id) {
+            record.state = JobState::Running;
+            record.started_ms = Some(now.ms);
+        }
+        let record = Arc::new(record);
+        cell.record = Arc::clone(&record);
+        cell.saving = Some(Arc::clone(&record));
+        let mut effects = match durability {
             Durability::First => {
                 cell.held = true;
-                vec![Effect::Save(running)]
+                vec![Effect::Save(Arc::clone(&record))]
             }
             Durability::Behind => {
-                vec![Effect::Show(Arc::clone(&running)), Effect::Launch(id), Effect::Save(running)]
+                vec![Effect::Show(Arc::clone(&record)), Effect::Save(Arc::clone(&record)), Effect::Answer(id)]
             }
         };
+        if durability == Durability::Behind && record.state == JobState::Running {
+            cell.begun = true;
+            cell.open = true;
+            effects.extend([Effect::Gate(id, true), Effect::Launch(id)]);
+        }
         self.cells.insert(id, cell);
-        Ok((id, effects))
+        for other in admitted.into_iter().filter(|other| *other != id) {
+            effects.extend(self.go_on(other, now));
+        }
+        Ok(Submitted::New(id, effects))
+    }
+
+    /// The job that a submission's idempotency key names already: one that did not end badly, of the same owner,
+    /// and not too old.
+    fn named_by_key(&self, new: &NewJob, now: Now) -> Option<Result<JobId, Refusal>> {
+        let key = new.idempotency_key.as_ref()?;
+        let life_ms = u64::try_from(KEY_LIFE.as_millis()).unwrap_or(u64::MAX);
+        let same = self.cells.values().rev().find(|cell| {
+            let record = &cell.record;
+            let ended_badly =
+                matches!(record.state, JobState::Failure | JobState::Aborted | JobState::Interrupted);
+            record.idempotency_key.as_ref() == Some(key)
+                && record.owner == new.owner
+                && !ended_badly
+                && now.ms.saturating_sub(record.created_ms) < life_ms
+        })?;
+        let record = &same.record;
+        let matches = record.kind == new.kind && record.spec.job == new.spec;
+        Some(if matches { Ok(record.id) } else { Err(Refusal::KeyReused { id: record.id }) })
     }
 
     /// The write under way for that job came back.
-    pub(crate) fn saved(&mut self, id: JobId, done: bool, now_ms: u64) -> Vec<Effect> {
+    pub(crate) fn saved(&mut self, id: JobId, done: bool, now: Now) -> Vec<Effect> {
         let Some(cell) = self.cells.get_mut(&id) else { return Vec::new() };
         let Some(record) = cell.saving.take() else { return Vec::new() };
         if cell.held && !done {
             // Nothing has happened yet; the submission is refused.
             self.cells.remove(&id);
-            return Vec::new();
+            self.admission.leave(id);
+            return self.admit(now);
         }
         let mut effects = Vec::new();
         let held = std::mem::take(&mut cell.held);
@@ -180,43 +492,197 @@ impl Table {
         if held || *cell.record != *record {
             effects.push(Effect::Show(Arc::clone(&record)));
         }
-        cell.record = record;
+        let before = std::mem::replace(&mut cell.record, Arc::clone(&record));
         if held {
-            effects.push(Effect::Launch(id));
+            effects.push(Effect::Answer(id));
+        }
+        if before.spec.control.bandwidth != record.spec.control.bandwidth {
+            effects.push(Effect::Throttle(id, record.spec.control.bandwidth));
         }
         if ends {
+            cell.begun = false;
             effects.push(Effect::Settle(id));
         }
-        effects.extend(self.go_on(id, now_ms));
+        if cell.suspended {
+            effects.push(Effect::Suspend(id));
+        }
+        let priority = record.spec.control.priority;
+        if before.spec.control.priority != priority {
+            self.admission.set_priority(id, priority);
+        }
+        effects.extend(self.settle_in(id, now));
+        effects.extend(self.admit(now));
+        effects.extend(self.go_on(id, now));
         effects
     }
 
-    /// The job says where it is while it runs.
-    pub(crate) fn presence(&mut self, id: JobId, state: JobState, now_ms: u64) -> Vec<Effect> {
-        if let Some(cell) = self.cells.get_mut(&id) {
-            cell.presence = Some(state);
+    /// Brings gate and place of a job into agreement with its record and with what is wished.
+    fn settle_in(&mut self, id: JobId, now: Now) -> Vec<Effect> {
+        let Some(cell) = self.cells.get_mut(&id) else { return Vec::new() };
+        let mut effects = Vec::new();
+        let state = cell.record.state;
+        let open = state == JobState::Running;
+        if cell.open != open {
+            cell.open = open;
+            effects.push(Effect::Gate(id, open));
         }
-        self.go_on(id, now_ms)
+        if cell.begun && !cell.stopping && cell.record.spec.control.abort_requested_ms.is_some() {
+            cell.stopping = true;
+            effects.push(Effect::Stop(id));
+        }
+        match state {
+            _ if cell.suspended || state.is_ended() => self.admission.leave(id),
+            JobState::Paused if !cell.begun => self.admission.leave(id),
+            JobState::Paused | JobState::Detached | JobState::Recovering => self.admission.park(id),
+            _ => {}
+        }
+        if let Some(due) = cell.again_at.take() {
+            // The attempt is over: what it had claimed is free until the next.
+            self.admission.leave(id);
+            effects.push(Effect::Rest(id));
+            if cell.wants_place() {
+                self.admission.offer(id, cell.needs(), now.elapsed, due);
+            }
+        } else if cell.wants_place() {
+            self.admission.offer(id, cell.needs(), now.elapsed, Duration::ZERO);
+        }
+        effects
+    }
+
+    /// After a fact has changed.
+    fn reconsider(&mut self, id: JobId, now: Now) -> Vec<Effect> {
+        let idle = self.cells.get(&id).is_some_and(Cell::is_idle);
+        let mut effects = if idle { self.settle_in(id, now) } else { Vec::new() };
+        effects.extend(self.admit(now));
+        effects.extend(self.go_on(id, now));
+        effects
+    }
+
+    /// Gives places to those who may have one.
+    fn admit(&mut self, now: Now) -> Vec<Effect> {
+        let mut effects = Vec::new();
+        if !self.closed {
+            for id in self.admission.admit(now.elapsed) {
+                effects.extend(self.go_on(id, now));
+            }
+        }
+        effects
+    }
+
+    /// Time has passed: jobs that try again may be due.
+    pub(crate) fn wake(&mut self, now: Now) -> Vec<Effect> {
+        self.admit(now)
+    }
+
+    /// Other limits from now on. Jobs that are at work stay so.
+    pub(crate) fn set_limits(&mut self, limits: AdmissionLimits, now: Now) -> Vec<Effect> {
+        self.admission.set_limits(limits);
+        self.admit(now)
+    }
+
+    /// The job says where it is while it runs, and from where it could go on.
+    pub(crate) fn says(
+        &mut self,
+        id: JobId,
+        presence: JobState,
+        checkpoint: Option<Value>,
+        now: Now,
+    ) -> Vec<Effect> {
+        let Some(cell) = self.cells.get_mut(&id) else { return Vec::new() };
+        cell.presence = presence;
+        if checkpoint.is_some() {
+            cell.checkpoint = checkpoint;
+        }
+        self.reconsider(id, now)
     }
 
     /// The job's task has ended. Told again, it makes no difference.
-    pub(crate) fn ended(&mut self, id: JobId, ending: Ending, now_ms: u64) -> Vec<Effect> {
+    pub(crate) fn ended(&mut self, id: JobId, ending: Ending, now: Now) -> Vec<Effect> {
         if let Some(cell) = self.cells.get_mut(&id)
-            && !cell.latest().state.is_ended()
+            && cell.begun
+            && !cell.ends()
         {
             cell.ending.get_or_insert(ending);
         }
-        self.go_on(id, now_ms)
+        self.go_on(id, now)
+    }
+
+    /// Somebody wants a job stopped. One that is not at work ends at once.
+    pub(crate) fn abort(&mut self, id: JobId, now: Now) -> Result<Vec<Effect>, Unfit> {
+        let cell = self.unended(id)?;
+        cell.control().abort_requested_ms.get_or_insert(now.ms);
+        if !cell.begun && !cell.ends() {
+            cell.ending.get_or_insert(Ending::before_the_beginning(JobEnd::Aborted, Next::Nothing));
+        }
+        Ok(self.go_on(id, now))
+    }
+
+    /// Whoever asked for a job does not wait for it any longer.
+    pub(crate) fn withdraw(
+        &mut self,
+        id: JobId,
+        failure: JobFailure,
+        now: Now,
+    ) -> Result<Vec<Effect>, Unfit> {
+        let cell = self.unended(id)?;
+        if cell.begun {
+            return Err(Unfit::AtWork);
+        }
+        cell.ending.get_or_insert(Ending::before_the_beginning(JobEnd::Failure(failure), Next::Nothing));
+        Ok(self.go_on(id, now))
+    }
+
+    /// Somebody wants a job to rest, or to go on.
+    pub(crate) fn pause(&mut self, id: JobId, paused: bool, now: Now) -> Result<Vec<Effect>, Unfit> {
+        let cell = self.unended(id)?;
+        cell.paused = paused;
+        Ok(self.reconsider(id, now))
+    }
+
+    /// Somebody wishes a job to be different.
+    pub(crate) fn adjust(&mut self, id: JobId, to: Adjustment, now: Now) -> Result<Vec<Effect>, Unfit> {
+        let cell = self.unended(id)?;
+        let control = cell.control();
+        control.priority = to.priority.unwrap_or(control.priority);
+        control.bandwidth = to.bandwidth.unwrap_or(control.bandwidth);
+        Ok(self.go_on(id, now))
+    }
+
+    fn unended(&mut self, id: JobId) -> Result<&mut Cell, Unfit> {
+        let cell = self.cells.get_mut(&id).ok_or(Unfit::NotFound)?;
+        if cell.has_settled() || cell.ends() { Err(Unfit::Ended(cell.record.state)) } else { Ok(cell) }
+    }
+
+    /// The server stops: no job begins any more. Those that wait go on with the next server, where `goes_on` says
+    /// so, or end. Answers also which jobs are at work and rest: there is no point in waiting for them.
+    pub(crate) fn close(&mut self, goes_on: impl Fn(JobId) -> bool, now: Now) -> (Vec<JobId>, Vec<Effect>) {
+        self.closed = true;
+        let (mut resting, mut waiting) = (Vec::new(), Vec::new());
+        for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.is_unfinished()) {
+            match (cell.begun, cell.record.state) {
+                // It has its place, and begins when that is written.
+                (false, _) if self.admission.is_active(*id) && !cell.paused => {}
+                (false, _) => {
+                    let next = if goes_on(*id) { Next::Suspend } else { Next::Nothing };
+                    cell.ending.get_or_insert(Ending::before_the_beginning(JobEnd::Interrupted, next));
+                    waiting.push(*id);
+                }
+                (true, JobState::Running) => {}
+                (true, _) => resting.push(*id),
+            }
+        }
+        let effects = waiting.into_iter().flat_map(|id| self.go_on(id, now)).collect();
+        (resting, effects)
     }
 
     /// Somebody wants a record gone. It goes when the write under way, if there is one, is done.
-    pub(crate) fn forget(&mut self, id: JobId, now_ms: u64) -> Result<Vec<Effect>, NotForgotten> {
-        let cell = self.cells.get_mut(&id).filter(|cell| !cell.held).ok_or(NotForgotten::NotFound)?;
+    pub(crate) fn forget(&mut self, id: JobId, now: Now) -> Result<Vec<Effect>, Unfit> {
+        let cell = self.cells.get_mut(&id).filter(|cell| !cell.held).ok_or(Unfit::NotFound)?;
         if !cell.has_settled() {
-            return Err(NotForgotten::StillRunning);
+            return Err(Unfit::StillRunning);
         }
         cell.forget = true;
-        Ok(self.go_on(id, now_ms))
+        Ok(self.go_on(id, now))
     }
 
     /// Somebody wants all ended records gone. Answers which those are.
@@ -249,14 +715,14 @@ impl Table {
     }
 
     /// From time to time: writes again what the journal refused, and lets go of what is too old.
-    pub(crate) fn housekeep(&mut self, now_ms: u64) -> Vec<Effect> {
+    pub(crate) fn housekeep(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
         for cell in self.cells.values_mut().filter(|cell| cell.unsaved && cell.is_idle()) {
             cell.saving = Some(Arc::clone(&cell.record));
             effects.push(Effect::Save(Arc::clone(&cell.record)));
         }
         let max_age_ms = u64::try_from(self.limits.max_age.as_millis()).unwrap_or(u64::MAX);
-        let ended_before = now_ms.saturating_sub(max_age_ms);
+        let ended_before = now.ms.saturating_sub(max_age_ms);
         let mut old = Vec::new();
         let ended = self.cells.values_mut().rev().filter(|cell| cell.has_settled());
         for (place, cell) in ended.enumerate() {
@@ -269,231 +735,37 @@ impl Table {
         if !old.is_empty() {
             effects.push(Effect::Erase(old));
         }
+        effects.extend(self.admit(now));
         effects
     }
 
-    /// Begins the next write for a job, if it has one to do and none under way.
-    fn go_on(&mut self, id: JobId, now_ms: u64) -> Vec<Effect> {
+    /// Begins what is next for a job, if no write is under way: a write, its task, its removal.
+    fn go_on(&mut self, id: JobId, now: Now) -> Vec<Effect> {
         let Some(cell) = self.cells.get_mut(&id).filter(|cell| cell.is_idle()) else { return Vec::new() };
-        let state = cell.record.state;
-        let presence = cell.presence.take();
-        if let Some(ending) = cell.ending.take()
-            && transition(state, ending.end.state()).is_ok()
-        {
-            let Ending { end, progress, abortion_requested_ms } = ending;
-            let record = cell.record.ended(&end, None, progress, abortion_requested_ms, now_ms);
-            cell.saving = Some(Arc::clone(&record));
-            return vec![Effect::Save(record)];
-        }
-        if let Some(state) = presence.and_then(|wanted| transition(state, wanted).ok()) {
-            let record = Arc::new(JobRecord { state, updated_ms: now_ms, ..JobRecord::clone(&cell.record) });
-            cell.saving = Some(Arc::clone(&record));
-            return vec![Effect::Save(record)];
-        }
-        if cell.forget && cell.has_settled() {
+        if cell.has_settled() {
+            if !cell.forget {
+                return Vec::new();
+            }
             cell.erasing = true;
             return vec![Effect::Erase(vec![id])];
+        }
+        if cell.suspended {
+            return Vec::new();
+        }
+        if let Some(record) = cell.next_record(self.admission.is_active(id), now) {
+            let record = Arc::new(record);
+            cell.saving = Some(Arc::clone(&record));
+            return vec![Effect::Save(record)];
+        }
+        // It agrees with its record. One that waits for somebody is there for him even without a place.
+        let parked = cell.presence != JobState::Running && cell.record.state != JobState::Queued;
+        if !cell.begun && (parked || cell.record.state == JobState::Running) {
+            cell.begun = true;
+            return vec![Effect::Launch(id)];
         }
         Vec::new()
     }
 }
 
 #[cfg(test)]
-mod tests {
-    use std::collections::{BTreeSet, VecDeque};
-
-    use serde_json::Value;
-
-    use super::*;
-    use crate::record::TaskProperties;
-
-    const LIMITS: Limits = Limits { max_unfinished: 20, keep: 5, max_age: Duration::from_secs(60) };
-
-    fn table() -> Table {
-        Table::new(Vec::new(), LIMITS, None)
-    }
-
-    fn job(durability: Durability) -> NewJob {
-        NewJob { durability, ..NewJob::new("test", TaskProperties::default()) }
-    }
-
-    fn ending(end: JobEnd) -> Ending {
-        Ending { end, progress: FinalProgress::default(), abortion_requested_ms: None }
-    }
-
-    fn names(effects: &[Effect]) -> Vec<String> {
-        effects
-            .iter()
-            .map(|effect| match effect {
-                Effect::Save(record) => format!("save {}", record.state),
-                Effect::Show(record) => format!("show {}", record.state),
-                Effect::Launch(_) => "launch".into(),
-                Effect::Settle(_) => "settle".into(),
-                Effect::Erase(ids) => format!("erase {}", ids.len()),
-                Effect::Remove(ids) => format!("remove {}", ids.len()),
-            })
-            .collect()
-    }
-
-    #[test]
-    fn nothing_is_shown_or_launched_before_it_is_saved() {
-        let mut table = table();
-        let (id, effects) = table.submit(job(Durability::First), 1).unwrap();
-        assert_eq!(names(&effects), ["save running"]);
-        assert_eq!(names(&table.saved(id, true, 2)), ["show running", "launch"]);
-        assert_eq!(names(&table.ended(id, ending(JobEnd::Aborted), 3)), ["save aborted"]);
-        assert_eq!(names(&table.saved(id, true, 4)), ["show aborted", "settle"]);
-    }
-
-    #[test]
-    fn what_happens_during_a_write_waits_and_an_end_overtakes_a_presence() {
-        let mut table = table();
-        let (id, _) = table.submit(job(Durability::First), 1).unwrap();
-        table.saved(id, true, 1);
-        assert_eq!(names(&table.presence(id, JobState::Detached, 2)), ["save detached"]);
-        assert!(table.presence(id, JobState::Running, 3).is_empty());
-        assert!(table.ended(id, ending(JobEnd::Success(Value::Null)), 4).is_empty());
-        assert!(table.ended(id, ending(JobEnd::Aborted), 5).is_empty(), "the first end counts");
-        assert_eq!(names(&table.saved(id, true, 6)), ["show detached", "save success"]);
-        assert!(table.presence(id, JobState::Running, 7).is_empty());
-        assert_eq!(names(&table.saved(id, true, 8)), ["show success", "settle"]);
-        assert!(table.ended(id, ending(JobEnd::Aborted), 9).is_empty(), "nothing follows an end");
-    }
-
-    #[test]
-    fn a_record_is_forgotten_after_the_write_under_way() {
-        let mut table = table();
-        let (id, _) = table.submit(job(Durability::First), 1).unwrap();
-        assert_eq!(table.forget(id, 1), Err(NotForgotten::NotFound), "it is not there yet");
-        table.saved(id, true, 1);
-        assert_eq!(table.forget(id, 1), Err(NotForgotten::StillRunning));
-        table.ended(id, ending(JobEnd::Aborted), 2);
-        assert_eq!(names(&table.saved(id, false, 3)), ["show aborted", "settle"]);
-        assert_eq!(table.unsaved(), 1);
-        assert_eq!(names(&table.housekeep(4)), ["save aborted"]);
-        assert_eq!(table.forget(id, 5), Ok(vec![]));
-        assert_eq!(names(&table.saved(id, true, 6)), ["erase 1"]);
-        assert_eq!(names(&table.erased(vec![id], true)), ["remove 1"]);
-        assert_eq!(table.forget(id, 7), Err(NotForgotten::NotFound));
-    }
-
-    /// Numbers that look random and are the same each time.
-    struct Dice(u64);
-
-    impl Dice {
-        fn roll(&mut self, sides: usize) -> usize {
-            self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
-            usize::try_from(self.0 >> 33).unwrap() % sides
-        }
-    }
-
-    /// What the world outside sees of a table: writes that it was told to do, jobs at work, ends told.
-    #[derive(Default)]
-    struct World {
-        saving: BTreeSet<JobId>,
-        erasing: VecDeque<Vec<JobId>>,
-        durable: BTreeMap<JobId, JobState>,
-        written: BTreeMap<JobId, Arc<JobRecord>>,
-        shown: BTreeMap<JobId, JobState>,
-        at_work: BTreeSet<JobId>,
-        over: BTreeSet<JobId>,
-        settled: BTreeSet<JobId>,
-    }
-
-    impl World {
-        fn carry_out(&mut self, effects: Vec<Effect>) {
-            for effect in effects {
-                match effect {
-                    Effect::Save(record) => {
-                        assert!(self.saving.insert(record.id), "one write at a time for each job");
-                        self.written.insert(record.id, record);
-                    }
-                    Effect::Show(record) => {
-                        if let Some(before) = self.shown.insert(record.id, record.state) {
-                            assert_eq!(transition(before, record.state), Ok(record.state));
-                        }
-                    }
-                    Effect::Launch(id) => assert!(self.at_work.insert(id) && self.shown.contains_key(&id)),
-                    Effect::Settle(id) => {
-                        assert!(self.over.contains(&id) && self.settled.insert(id), "one end each");
-                        assert!(self.shown[&id].is_ended());
-                    }
-                    Effect::Erase(ids) => self.erasing.push_back(ids),
-                    Effect::Remove(ids) => ids.iter().for_each(|id| {
-                        assert!(self.settled.contains(id) && self.shown.remove(id).is_some());
-                    }),
-                }
-            }
-        }
-    }
-
-    #[test]
-    fn whatever_happens_in_whatever_order_each_job_runs_once_and_ends_once() {
-        for seed in 0..50 {
-            let (mut dice, mut table, mut world) = (Dice(seed), table(), World::default());
-            let pick = |dice: &mut Dice, ids: &BTreeSet<JobId>| {
-                (!ids.is_empty()).then(|| *ids.iter().nth(dice.roll(ids.len())).unwrap())
-            };
-            // In the last rounds nothing new happens and nothing fails.
-            for now_ms in 1..1200u64 {
-                let settling = now_ms > 1000;
-                let running: BTreeSet<_> = world.at_work.difference(&world.over).copied().collect();
-                let effects = match if settling { 3 + dice.roll(4) } else { dice.roll(9) } {
-                    0 | 1 => {
-                        let durability =
-                            if dice.roll(3) == 0 { Durability::Behind } else { Durability::First };
-                        table.submit(job(durability), now_ms).map(|(_, effects)| effects).unwrap_or_default()
-                    }
-                    2 => {
-                        let state = if dice.roll(2) == 0 { JobState::Detached } else { JobState::Running };
-                        pick(&mut dice, &running)
-                            .map(|id| table.presence(id, state, now_ms))
-                            .unwrap_or_default()
-                    }
-                    3 => match pick(&mut dice, &running) {
-                        Some(id) => {
-                            world.over.insert(id);
-                            table.ended(id, ending(JobEnd::Success(Value::Null)), now_ms)
-                        }
-                        None => Vec::new(),
-                    },
-                    4 | 5 | 7 => match pick(&mut dice, &world.saving) {
-                        Some(id) => {
-                            let done = settling || dice.roll(5) > 0;
-                            world.saving.remove(&id);
-                            if done {
-                                world.durable.insert(id, world.written[&id].state);
-                            }
-                            table.saved(id, done, now_ms)
-                        }
-                        None => table.housekeep(now_ms),
-                    },
-                    6 => match world.erasing.pop_front() {
-                        Some(ids) => {
-                            let done = settling || dice.roll(5) > 0;
-                            if done {
-                                world.durable.retain(|id, _| !ids.contains(id));
-                            }
-                            table.erased(ids, done)
-                        }
-                        None => table.housekeep(now_ms),
-                    },
-                    _ => {
-                        let known: BTreeSet<_> = world.shown.keys().copied().collect();
-                        pick(&mut dice, &known)
-                            .and_then(|id| table.forget(id, now_ms).ok())
-                            .unwrap_or_default()
-                    }
-                };
-                world.carry_out(effects);
-                assert!(table.unfinished() <= LIMITS.max_unfinished);
-            }
-            assert_eq!((table.unfinished(), table.unsaved(), world.saving.len()), (0, 0, 0), "seed {seed}");
-            assert_eq!(world.settled, world.at_work);
-            assert!(world.at_work.len() > 50, "the dice made {} jobs", world.at_work.len());
-            let shown: Vec<_> = world.shown.iter().collect();
-            assert!(shown.len() <= LIMITS.keep + 1 && shown.iter().all(|(_, state)| state.is_ended()));
-            assert_eq!(shown, world.durable.iter().collect::<Vec<_>>(), "what is shown is what is durable");
-        }
-    }
-}
+mod tests;

@@ -15,26 +15,31 @@ use crate::board::Entry;
 use crate::error::EngineError;
 use crate::id::JobId;
 use crate::journal::JournalError;
-use crate::live::{JobTicket, Live, StopCause};
-use crate::outcome::JobEnd;
+use crate::lifecycle::JobState;
+use crate::live::{JobTicket, Live, Making, StopCause};
+use crate::outcome::{JobEnd, JobFailure};
 use crate::record::{JobRecord, NewJob};
-use crate::recovery;
+use crate::recovery::{self, Found};
+use crate::retry;
 use crate::root::DeathWatch;
-use crate::runner::{self, Launch};
+use crate::runner;
 use crate::shared::{Backlog, Health, Shared, TaskChange};
-use crate::table::{Effect, Ending, Limits, NotForgotten, Refusal, Table};
+use crate::table::{
+    Adjustment, Effect, Ending, Here, Known, Limits, Next, Now, Refusal, Submitted, Table, Unfit,
+};
+use crate::work::Work;
 
 /// Beat of the housekeeping: refused writes again, retention.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
 
 type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 
-/// Take a job. The reply comes when it is at work.
+/// Take a job. The reply comes when it is durable.
 #[derive(Message)]
 #[rtype(result = "()")]
 pub(crate) struct Submit {
     pub(crate) new: NewJob,
-    pub(crate) run: Launch,
+    pub(crate) work: Work,
     pub(crate) reply: Reply<JobTicket>,
 }
 
@@ -43,10 +48,27 @@ pub(crate) struct Submit {
 #[rtype(result = "()")]
 pub(crate) struct Nudge(pub(crate) JobId);
 
-/// Tell a job to stop.
+/// Do something to a job that has not ended. The reply comes when that is durable.
 #[derive(Message)]
-#[rtype(result = "Result<(), EngineError>")]
-pub(crate) struct Abort(pub(crate) JobId);
+#[rtype(result = "()")]
+pub(crate) struct Order {
+    pub(crate) id: JobId,
+    pub(crate) wish: Wish,
+    pub(crate) reply: Reply<()>,
+}
+
+#[derive(Debug)]
+pub(crate) enum Wish {
+    Abort,
+    Pause(bool),
+    Adjust(Adjustment),
+    Withdraw(JobFailure),
+}
+
+/// Begin no job any more, and stop those that rest. Handled after the submissions before it.
+#[derive(Message)]
+#[rtype(result = "()")]
+pub(crate) struct Close;
 
 /// Forget an ended job, or all of them. The reply is how many.
 #[derive(Message)]
@@ -84,7 +106,6 @@ struct Erased {
 /// A submission on its way.
 struct Arriving {
     live: Arc<Live>,
-    run: Launch,
     reply: Reply<JobTicket>,
 }
 
@@ -100,7 +121,11 @@ pub(crate) struct Transfers {
     table: Table,
     arriving: HashMap<JobId, Arriving>,
     forgetting: Vec<Forgetting>,
+    /// Those who wait until what they ordered is durable.
+    ordering: HashMap<JobId, Vec<Reply<()>>>,
     first: bool,
+    /// When the next timer goes off, if one is set.
+    alarm: Option<Duration>,
     _death: DeathWatch,
 }
 
@@ -108,25 +133,43 @@ impl Transfers {
     /// Starts a supervisor in the present actix system. `first`: of this process.
     pub(crate) fn start_supervised(shared: &Arc<Shared>, first: bool, death: DeathWatch) {
         let transfers = Self {
-            table: Table::new(Vec::new(), limits(shared), None),
+            table: Table::empty(limits(shared)),
             shared: Arc::clone(shared),
             arriving: HashMap::new(),
             forgetting: Vec::new(),
+            ordering: HashMap::new(),
             first,
+            alarm: None,
             _death: death,
         };
         transfers.start();
     }
 
+    fn now(&self) -> Now {
+        Now { ms: self.shared.now_ms(), elapsed: self.shared.elapsed() }
+    }
+
     /// Takes over what was found. Messages have waited for this.
-    fn take_over(&mut self, found: Vec<(Arc<JobRecord>, bool)>, ctx: &mut Context<Self>) {
-        for (record, _) in &found {
-            self.show(record);
+    fn take_over(&mut self, found: Vec<Found>, ctx: &mut Context<Self>) {
+        let mut known = Vec::with_capacity(found.len());
+        for Found { record, unsaved, live } in found {
+            let here = live.as_ref().map(|live| Here { begun: live.has_begun(), presence: live.presence() });
+            if live.is_some() {
+                self.shared.board.put(Entry { record: Arc::clone(&record), live });
+            }
+            self.show(&record);
             if record.state.is_ended() {
                 self.settle(record.id);
             }
+            known.push(Known { record, unsaved, here });
         }
-        self.table = Table::new(found, limits(&self.shared), self.shared.config.node.clone());
+        let node = self.shared.config.node.clone();
+        let (table, effects) = Table::new(known, limits(&self.shared), node, self.now());
+        self.table = table;
+        self.carry_out(effects, ctx);
+        if self.shared.is_draining() {
+            self.close(ctx);
+        }
         // What was said to the supervisor before, or to nobody.
         for live in self.shared.board.lives() {
             self.look(&live, ctx);
@@ -137,18 +180,41 @@ impl Transfers {
     /// Finds out what a job has to say.
     fn look(&mut self, live: &Live, ctx: &mut Context<Self>) {
         live.take_nudge();
-        let now_ms = self.shared.now_ms();
+        let now = self.now();
+        let checkpoint = live.take_checkpoint();
         let effects = match live.end() {
             Some(end) => {
-                let ending = Ending {
-                    end: end.clone(),
-                    progress: live.progress.last(matches!(end, JobEnd::Success(_))),
-                    abortion_requested_ms: live.abortion_requested_ms(),
-                };
-                self.table.ended(live.id, ending, now_ms)
+                let progress = live.progress.last(matches!(end, JobEnd::Success(_)));
+                let next = self.next_of(live, &end);
+                self.table.ended(live.id, Ending { end, progress, checkpoint, next }, now)
             }
-            None => self.table.presence(live.id, live.presence(), now_ms),
+            None => self.table.says(live.id, live.presence(), checkpoint, now),
         };
+        self.carry_out(effects, ctx);
+    }
+
+    /// What follows the end of an attempt.
+    fn next_of(&self, live: &Live, end: &JobEnd) -> Next {
+        let attempt = self.table.record(live.id).map_or(u32::MAX, |record| record.attempt);
+        match end {
+            JobEnd::Interrupted if live.resumable && self.shared.is_draining() => Next::Suspend,
+            JobEnd::Failure(failure) if failure.transient && live.stop_cause().is_none() => {
+                let delay = live.retry.delay_after(attempt, retry::chance());
+                delay.filter(|_| !self.shared.is_draining()).map_or(Next::Nothing, Next::Retry)
+            }
+            _ => Next::Nothing,
+        }
+    }
+
+    fn close(&mut self, ctx: &mut Context<Self>) {
+        let board = &self.shared.board;
+        let goes_on = |id| board.get(id).and_then(|entry| entry.live).is_some_and(|live| live.resumable);
+        let (resting, effects) = self.table.close(goes_on, self.now());
+        for id in resting {
+            if let Some(live) = self.shared.board.get(id).and_then(|entry| entry.live) {
+                live.request_stop(StopCause::Drain);
+            }
+        }
         self.carry_out(effects, ctx);
     }
 
@@ -168,8 +234,18 @@ impl Transfers {
                     self.shared.writes.spawn_on(report, &self.shared.jobs);
                 }
                 Effect::Show(record) => self.show(&record),
+                Effect::Answer(id) => {
+                    if let Some(Arriving { live, reply }) = self.arriving.remove(&id) {
+                        // Whoever asked may have left; it is a job all the same.
+                        let _ = reply.send(Ok(live.ticket()));
+                    }
+                }
                 Effect::Launch(id) => self.launch(id),
-                Effect::Settle(id) => self.settle(id),
+                Effect::Rest(id) => self.with_live(id, Live::rest),
+                Effect::Gate(id, open) => self.with_live(id, |live| live.set_gate(open)),
+                Effect::Stop(id) => self.with_live(id, |live| live.request_stop(StopCause::Abort)),
+                Effect::Throttle(id, rate) => self.with_live(id, |live| live.throttle.set_own(rate)),
+                Effect::Settle(id) | Effect::Suspend(id) => self.settle(id),
                 Effect::Remove(ids) => {
                     for id in ids {
                         self.shared.board.remove(id);
@@ -179,6 +255,37 @@ impl Transfers {
             }
         }
         self.publish_backlog();
+        self.set_alarm(ctx);
+    }
+
+    /// Answers those who ordered something of a job, once nothing of it is left to be written.
+    fn answer_orders(&mut self, id: JobId, error: Option<&JournalError>) {
+        if error.is_some() || self.table.is_settled(id) {
+            for reply in self.ordering.remove(&id).unwrap_or_default() {
+                let _ = reply.send(error.map_or(Ok(()), |error| Err(EngineError::Journal(error.clone()))));
+            }
+        }
+    }
+
+    /// Wakes the table when the next attempt of a job is due.
+    fn set_alarm(&mut self, ctx: &mut Context<Self>) {
+        let now = self.now();
+        let Some(due) = self.table.next_due(now) else { return };
+        if self.alarm.is_some_and(|alarm| alarm > now.elapsed && alarm <= due) {
+            return;
+        }
+        self.alarm = Some(due);
+        ctx.run_later(due.saturating_sub(now.elapsed), |this, ctx| {
+            this.alarm = None;
+            let effects = this.table.wake(this.now());
+            this.carry_out(effects, ctx);
+        });
+    }
+
+    fn with_live(&self, id: JobId, act: impl FnOnce(&Live)) {
+        if let Some(live) = self.shared.board.get(id).and_then(|entry| entry.live) {
+            act(&live);
+        }
     }
 
     fn show(&self, record: &Arc<JobRecord>) {
@@ -188,19 +295,26 @@ impl Transfers {
         self.shared.announce(TaskChange::Updated(record.id));
     }
 
-    fn launch(&mut self, id: JobId) {
-        let Some(Arriving { live, run, reply }) = self.arriving.remove(&id) else { return };
-        let Some(entry) = self.shared.board.get(id) else { return };
-        let ticket = live.ticket();
-        runner::launch(&self.shared, live, &entry.record, run, move || {
-            // Whoever asked may have left; the job is at work all the same.
-            let _ = reply.send(Ok(ticket));
-        });
+    fn launch(&self, id: JobId) {
+        let Some(Entry { record, live: Some(live) }) = self.shared.board.get(id) else { return };
+        match live.begin_attempt() {
+            Some(run) => runner::launch(&self.shared, live, &record, run),
+            None => {
+                live.set_end(JobEnd::Failure(JobFailure::new(
+                    "EngineError",
+                    "nothing_to_do",
+                    "the job's work was used up by an attempt before",
+                )));
+                self.shared.nudge(&live);
+            }
+        }
     }
 
+    /// Tells the ticket and lets the cell go.
     fn settle(&self, id: JobId) {
         let Some(Entry { record, live }) = self.shared.board.get(id) else { return };
-        if let Some((live, end)) = live.zip(record.end()) {
+        if let Some(live) = live {
+            let end = record.end().unwrap_or(JobEnd::Interrupted);
             match &end {
                 JobEnd::Failure(failure) => {
                     tracing::warn!(%id, kind = record.kind, code = failure.code, error = %failure, "job failed");
@@ -217,12 +331,21 @@ impl Transfers {
     fn publish_backlog(&self) {
         let now = Backlog { unfinished: self.table.unfinished(), unsaved: self.table.unsaved() };
         self.shared.backlog.send_if_modified(|backlog| std::mem::replace(backlog, now) != now);
+        let waits = self.table.waits(self.now());
+        if !waits.is_empty() || !self.shared.board.waits().is_empty() {
+            self.shared.board.set_waits(waits);
+        }
     }
 }
 
 fn limits(shared: &Shared) -> Limits {
     let config = &shared.config;
-    Limits { max_unfinished: config.max_unfinished, keep: config.keep, max_age: config.max_age }
+    Limits {
+        max_unfinished: config.max_unfinished,
+        keep: config.keep,
+        max_age: config.max_age,
+        admission: shared.limits.borrow().clone(),
+    }
 }
 
 impl Actor for Transfers {
@@ -251,7 +374,10 @@ impl Actor for Transfers {
 
 impl Transfers {
     fn housekeep(&mut self, ctx: &mut Context<Self>) {
-        let effects = self.table.housekeep(self.shared.now_ms());
+        let now = self.now();
+        let limits = self.shared.limits.borrow().clone();
+        let mut effects = self.table.set_limits(limits, now);
+        effects.extend(self.table.housekeep(now));
         self.carry_out(effects, ctx);
     }
 }
@@ -259,18 +385,38 @@ impl Transfers {
 impl Handler<Submit> for Transfers {
     type Result = ();
 
-    fn handle(&mut self, Submit { new, run, reply }: Submit, ctx: &mut Self::Context) {
+    fn handle(&mut self, Submit { new, work, reply }: Submit, ctx: &mut Self::Context) {
         if self.shared.is_draining() {
             let _ = reply.send(Err(EngineError::Draining));
             return;
         }
-        match self.table.submit(new, self.shared.now_ms()) {
-            Ok((id, effects)) => {
-                self.arriving.insert(id, Arriving { live: Live::new(id), run, reply });
+        let making = Making {
+            work,
+            retry: new.retry,
+            timeout: new.timeout,
+            throttle: self.shared.bandwidth.throttle(&new.groups, new.bandwidth),
+            resumable: self.shared.resume.can_resume(&new.kind),
+            presence: JobState::Running,
+        };
+        match self.table.submit(new, self.now()) {
+            Ok(Submitted::New(id, effects)) => {
+                self.arriving.insert(id, Arriving { live: Live::new(id, making), reply });
                 self.carry_out(effects, ctx);
+            }
+            Ok(Submitted::Same(id)) => {
+                let entry = self.shared.board.get(id);
+                let ticket = entry.and_then(|entry| match entry.live {
+                    Some(live) => Some(live.ticket()),
+                    None => Some(JobTicket::of_ended(id, entry.record.end()?)),
+                });
+                // It has not been answered itself, and may be refused yet.
+                let _ = reply.send(ticket.ok_or(EngineError::Unavailable));
             }
             Err(Refusal::Busy { limit }) => {
                 let _ = reply.send(Err(EngineError::Busy { limit }));
+            }
+            Err(Refusal::KeyReused { id }) => {
+                let _ = reply.send(Err(EngineError::KeyReused { id }));
             }
         }
     }
@@ -280,16 +426,18 @@ impl Handler<Saved> for Transfers {
     type Result = ();
 
     fn handle(&mut self, Saved { id, result }: Saved, ctx: &mut Self::Context) {
-        let effects = self.table.saved(id, result.is_ok(), self.shared.now_ms());
-        if let Err(error) = result {
+        let effects = self.table.saved(id, result.is_ok(), self.now());
+        let error = result.err();
+        if let Some(error) = &error {
             tracing::error!(%id, %error, "a job's record is not journalled");
             if self.table.record(id).is_none()
                 && let Some(arriving) = self.arriving.remove(&id)
             {
-                let _ = arriving.reply.send(Err(EngineError::Journal(error)));
+                let _ = arriving.reply.send(Err(EngineError::Journal(error.clone())));
             }
         }
         self.carry_out(effects, ctx);
+        self.answer_orders(id, error.as_ref());
     }
 }
 
@@ -303,16 +451,44 @@ impl Handler<Nudge> for Transfers {
     }
 }
 
-impl Handler<Abort> for Transfers {
-    type Result = Result<(), EngineError>;
+impl Handler<Order> for Transfers {
+    type Result = ();
 
-    fn handle(&mut self, Abort(id): Abort, _: &mut Self::Context) -> Self::Result {
-        let entry = self.shared.board.get(id).ok_or(EngineError::NotFound(id))?;
-        let ended = EngineError::NotRunning { id, state: entry.record.state };
-        let live = entry.live.filter(|_| !entry.record.state.is_ended()).ok_or(ended)?;
-        live.request_stop(StopCause::Abort, self.shared.now_ms());
-        self.shared.announce(TaskChange::Updated(id));
-        Ok(())
+    fn handle(&mut self, Order { id, wish, reply }: Order, ctx: &mut Self::Context) {
+        let now = self.now();
+        let done = match wish {
+            Wish::Abort => self.table.abort(id, now),
+            Wish::Pause(paused) => self.table.pause(id, paused, now),
+            Wish::Adjust(to) => self.table.adjust(id, to, now),
+            Wish::Withdraw(failure) => self.table.withdraw(id, failure, now),
+        };
+        match done {
+            Err(unfit) => {
+                let _ = reply.send(Err(refusal(id, unfit)));
+            }
+            Ok(effects) => {
+                self.ordering.entry(id).or_default().push(reply);
+                self.carry_out(effects, ctx);
+                self.answer_orders(id, None);
+            }
+        }
+    }
+}
+
+fn refusal(id: JobId, unfit: Unfit) -> EngineError {
+    match unfit {
+        Unfit::NotFound => EngineError::NotFound(id),
+        Unfit::Ended(state) => EngineError::NotRunning { id, state },
+        Unfit::StillRunning => EngineError::StillRunning(id),
+        Unfit::AtWork => EngineError::AtWork(id),
+    }
+}
+
+impl Handler<Close> for Transfers {
+    type Result = ();
+
+    fn handle(&mut self, _: Close, ctx: &mut Self::Context) {
+        self.close(ctx);
     }
 }
 
@@ -322,14 +498,10 @@ impl Handler<Forget> for Transfers {
     fn handle(&mut self, Forget { id, reply }: Forget, ctx: &mut Self::Context) {
         let (ids, effects) = match id {
             None => self.table.forget_ended(),
-            Some(id) => match self.table.forget(id, self.shared.now_ms()) {
+            Some(id) => match self.table.forget(id, self.now()) {
                 Ok(effects) => (vec![id], effects),
-                Err(NotForgotten::NotFound) => {
-                    let _ = reply.send(Err(EngineError::NotFound(id)));
-                    return;
-                }
-                Err(NotForgotten::StillRunning) => {
-                    let _ = reply.send(Err(EngineError::StillRunning(id)));
+                Err(unfit) => {
+                    let _ = reply.send(Err(refusal(id, unfit)));
                     return;
                 }
             },
@@ -371,11 +543,10 @@ impl Handler<StopAll> for Transfers {
     type Result = usize;
 
     fn handle(&mut self, _: StopAll, _: &mut Self::Context) -> usize {
-        let now_ms = self.shared.now_ms();
         let lives = self.shared.board.lives();
-        lives.iter().for_each(|live| live.request_stop(StopCause::Drain, now_ms));
+        lives.iter().for_each(|live| live.request_stop(StopCause::Drain));
         // Jobs whose first write is under way find it when they are launched.
-        self.arriving.values().for_each(|arriving| arriving.live.request_stop(StopCause::Drain, now_ms));
+        self.arriving.values().for_each(|arriving| arriving.live.request_stop(StopCause::Drain));
         lives.len() + self.arriving.len()
     }
 }

@@ -1,16 +1,18 @@
 //! A task as it is shown.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 
 use serde_json::{Map, Value, json};
 
+use crate::admission::{WaitReason, Waiting};
 use crate::board::Entry;
 use crate::id::JobId;
 use crate::lifecycle::{JobState, TaskStatus};
-use crate::outcome::{JobEnd, reason};
+use crate::outcome::{JobEnd, JobFailure, reason};
 use crate::progress::ProgressView;
 use crate::record::JobRecord;
+use crate::stages::Stage;
 
 /// A job at one moment: its record, with live progress merged in.
 #[derive(Debug, Clone)]
@@ -21,14 +23,18 @@ pub struct TaskView {
     pub progress: ProgressView,
     /// When somebody asked for it to be stopped, Unix milliseconds.
     pub abortion_requested_ms: Option<u64>,
+    /// Why it does not begin, and its place, while it is queued.
+    pub waiting: Option<Waiting>,
+    /// In how many seconds it may begin, as far as the jobs at work let one guess.
+    pub begins_in_seconds: Option<u64>,
     /// The jobs that are parts of it, oldest first.
     pub children: Vec<TaskView>,
 }
 
 impl TaskView {
-    fn of(entry: &Entry) -> Self {
+    fn of(entry: &Entry, queue: &Queue<'_>) -> Self {
         let record = &entry.record;
-        let outcome = record.outcome.as_ref();
+        let outcome = record.outcome.as_ref().filter(|_| record.state.is_ended());
         let progress = match (&entry.live, outcome) {
             (_, Some(outcome)) => {
                 let last = outcome.progress;
@@ -50,27 +56,30 @@ impl TaskView {
             (Some(live), None) => live.progress.view(),
             (None, None) => ProgressView::default(),
         };
-        let asked = entry.live.as_ref().and_then(|live| live.abortion_requested_ms());
+        let waiting = queue.waits.get(&record.id).filter(|_| record.state == JobState::Queued);
         Self {
             record: Arc::clone(record),
             progress,
-            abortion_requested_ms: asked.or(outcome.and_then(|o| o.abortion_requested_ms)),
+            abortion_requested_ms: record.spec.control.abort_requested_ms,
+            waiting: waiting.cloned(),
+            begins_in_seconds: waiting.and_then(|waiting| queue.estimate(waiting)),
             children: Vec::new(),
         }
     }
 
     /// The tasks that have no parent here, oldest first, each with its parts.
-    pub(crate) fn tree(entries: &[Entry]) -> Vec<Self> {
-        let mut parts = parts_by_parent(entries);
+    pub(crate) fn tree(entries: &[Entry], waits: &HashMap<JobId, Waiting>) -> Vec<Self> {
+        let mut parts = parts_by_parent(entries, &Queue::new(entries, waits));
         let mut roots = parts.remove(&None).unwrap_or_default();
         roots.iter_mut().for_each(|root| root.adopt(&mut parts));
         roots
     }
 
     /// One task with its parts, whether or not it is itself a part.
-    pub(crate) fn one(entries: &[Entry], id: JobId) -> Option<Self> {
-        let mut view = Self::of(entries.iter().find(|entry| entry.record.id == id)?);
-        view.adopt(&mut parts_by_parent(entries));
+    pub(crate) fn one(entries: &[Entry], waits: &HashMap<JobId, Waiting>, id: JobId) -> Option<Self> {
+        let queue = Queue::new(entries, waits);
+        let mut view = Self::of(entries.iter().find(|entry| entry.record.id == id)?, &queue);
+        view.adopt(&mut parts_by_parent(entries, &queue));
         Some(view)
     }
 
@@ -130,6 +139,35 @@ impl TaskView {
         }
     }
 
+    /// Why the job moves no bytes although it has not ended, in a sentence.
+    pub fn waiting_text(&self) -> Option<String> {
+        match (self.record.state, &self.waiting) {
+            (JobState::Paused, _) => Some("it is paused".into()),
+            (JobState::Detached, _) => Some("its client has gone and may come back".into()),
+            (JobState::Recovering, _) => {
+                Some("the server was restarted; it goes on when its client comes back".into())
+            }
+            (JobState::Queued, Some(waiting)) => Some(match &waiting.reason {
+                WaitReason::Limit { scope, limit } if **scope == *"all" => {
+                    format!("as many jobs run as may at once: {limit}")
+                }
+                WaitReason::Limit { scope, limit } if **scope == *"owner" => {
+                    format!("as many jobs of this user run as may at once: {limit}")
+                }
+                WaitReason::Limit { scope, limit } => {
+                    format!("as many jobs of this {scope} run as may at once: {limit}")
+                }
+                WaitReason::Claim { resource, holder } => format!("task {holder} has {resource}"),
+                WaitReason::Retry { left } => {
+                    format!("it failed and is tried again in {} s", left.as_millis().div_ceil(1000))
+                }
+                WaitReason::Turn => "it is about to begin".into(),
+            }),
+            (JobState::Queued, None) => Some("it is about to begin".into()),
+            _ => None,
+        }
+    }
+
     /// The contract's task record. Members without a value are left out; times are Unix milliseconds.
     pub fn to_json(&self) -> Value {
         let record = &self.record;
@@ -167,6 +205,19 @@ impl TaskView {
         put(&mut properties, "etaSeconds", progress.eta_seconds);
         put(&mut properties, "startedAt", record.started_ms);
         put(&mut properties, "stalled", progress.stalled.then_some(true));
+        let control = &record.spec.control;
+        put(&mut properties, "priority", Some(control.priority).filter(|priority| *priority != 0));
+        put(&mut properties, "bandwidth", control.bandwidth);
+        if !record.state.is_ended() {
+            put(&mut properties, "attempt", Some(record.attempt).filter(|attempt| *attempt > 1));
+            put(&mut properties, "lastFailure", control.last_failure.as_ref().map(JobFailure::to_json));
+        }
+        if record.state == JobState::Running {
+            put(&mut properties, "stage", progress.stage.map(Stage::as_str));
+        }
+        put(&mut properties, "waiting", self.waiting_text());
+        put(&mut properties, "place", self.waiting.as_ref().map(|waiting| waiting.place));
+        put(&mut properties, "beginsInSeconds", self.begins_in_seconds);
         properties
     }
 }
@@ -178,12 +229,53 @@ fn put(members: &mut Map<String, Value>, name: &str, value: Option<impl Into<Val
 }
 
 /// Views by the parent that is among them; under `None` those without one.
-fn parts_by_parent(entries: &[Entry]) -> BTreeMap<Option<JobId>, Vec<TaskView>> {
+fn parts_by_parent(entries: &[Entry], queue: &Queue<'_>) -> BTreeMap<Option<JobId>, Vec<TaskView>> {
     let known: std::collections::BTreeSet<JobId> = entries.iter().map(|entry| entry.record.id).collect();
     let mut parts: BTreeMap<Option<JobId>, Vec<TaskView>> = BTreeMap::new();
     for entry in entries {
         let parent = entry.record.parent.filter(|parent| known.contains(parent));
-        parts.entry(parent).or_default().push(TaskView::of(entry));
+        parts.entry(parent).or_default().push(TaskView::of(entry, queue));
     }
     parts
+}
+
+/// Those who wait, and how long those at work will take.
+struct Queue<'a> {
+    waits: &'a HashMap<JobId, Waiting>,
+    /// Seconds that jobs at work have left, as far as they are known, the least first.
+    ends: Vec<u64>,
+    by_job: HashMap<JobId, u64>,
+}
+
+impl<'a> Queue<'a> {
+    fn new(entries: &[Entry], waits: &'a HashMap<JobId, Waiting>) -> Self {
+        let mut by_job = HashMap::new();
+        if !waits.is_empty() {
+            for Entry { record, live } in
+                entries.iter().filter(|entry| entry.record.state == JobState::Running)
+            {
+                if let Some(left) = live.as_ref().and_then(|live| live.progress.view().eta_seconds) {
+                    by_job.insert(record.id, left);
+                }
+            }
+        }
+        let mut ends: Vec<u64> = by_job.values().copied().collect();
+        ends.sort_unstable();
+        Self { waits, ends, by_job }
+    }
+
+    /// A guess: places become free in the order in which the jobs at work end, round after round.
+    fn estimate(&self, waiting: &Waiting) -> Option<u64> {
+        match &waiting.reason {
+            WaitReason::Retry { left } => Some(left.as_secs()),
+            WaitReason::Claim { holder, .. } => self.by_job.get(holder).copied(),
+            WaitReason::Limit { .. } => {
+                let before = waiting.place.saturating_sub(1);
+                let round = u64::try_from(before.checked_div(self.ends.len())?).ok()?;
+                let end = self.ends.get(before.checked_rem(self.ends.len())?)?;
+                Some(end.saturating_add(round.saturating_mul(*self.ends.last()?)))
+            }
+            WaitReason::Turn => Some(0),
+        }
+    }
 }

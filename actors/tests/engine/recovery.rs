@@ -44,7 +44,7 @@ async fn unfinished_jobs_of_a_former_run_are_interrupted_and_journalled_as_that(
     let (journal, [running, detached, ended]) = left_by_a_killed_server().await;
     let engine = engine_after_another(journal.clone(), |_| {});
     let report = engine.recovered().await.unwrap();
-    assert_eq!(report, RecoverReport { kept: 1, interrupted: 2, dropped: 0 });
+    assert_eq!(report, RecoverReport { kept: 1, interrupted: 2, resumed: 0, dropped: 0 });
     assert_eq!(engine.health(), Health::Ready);
     for id in [running, detached] {
         let record = journal.get(id).unwrap();
