@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod auth;
 #[cfg(test)]
+mod backpressure;
+#[cfg(test)]
 mod chains;
 #[cfg(test)]
 mod check;

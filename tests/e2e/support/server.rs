@@ -186,6 +186,14 @@ impl Server {
         kib * 1024
     }
 
+    /// Bytes that the process has read, from files above all.
+    pub fn bytes_read(&self) -> u64 {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", self.pid().as_raw_nonzero()))
+            .expect("the system counts");
+        let line = counts.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("the field is there");
+        line.parse().expect("a number")
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("stderr")).unwrap_or_default()
