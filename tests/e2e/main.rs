@@ -22,6 +22,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod full_disks;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod objects;
