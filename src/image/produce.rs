@@ -1,5 +1,13 @@
 //! Makes any range of an image: reads ahead within the transfer's share, in order, and only when asked.
+//!
+//! What was read ahead for a sink that then takes nothing is given back ([`ChunkStream::give_back`]) and read
+//! again when it is asked for. So that this does not multiply the reads, reading ahead is on credit: a stream
+//! begins with credit for all chunks that it may have under way, loses what it gives back, and earns a quarter of
+//! what it hands out. Whatever a sink does, the disk is read for its bytes at most 1.25 times, and those first
+//! chunks more. A sink that takes everything at once keeps the full read-ahead; for one that always makes its
+//! stream give back, soon only the chunk is read that it asks for.
 
+use std::collections::VecDeque;
 use std::ops::Range;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -20,6 +28,9 @@ use crate::formats::Piece;
 
 /// The zeros of all transfers. Never written, so that the kernel keeps one page for all of it.
 static ZEROS: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; MAX_CHUNK_BYTES]));
+
+/// A stream earns credit to read ahead of one byte for so many that were taken.
+const TAKEN_PER_CREDIT: u64 = 4;
 
 /// Why a range of an image could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -71,12 +82,12 @@ impl ProduceCounters {
         self.produced_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes that were read from the disk.
+    /// Bytes that were read from the disk, those that were given back and read again each time.
     pub fn disk_bytes(&self) -> u64 {
         self.disk_bytes.load(Ordering::Relaxed)
     }
 
-    /// Bytes of the image that are zero and were not read.
+    /// Bytes of the image that are zero and were not read; again when they were given back.
     pub fn zero_bytes(&self) -> u64 {
         self.zero_bytes.load(Ordering::Relaxed)
     }
@@ -103,6 +114,7 @@ pub fn produce(
 ) -> ChunkStream {
     let refused = refusal(&*layout, &*disk, &range);
     ChunkStream {
+        at: range.start,
         plan: Plan { layout, at: range.start, end: range.end },
         next: None,
         disk,
@@ -110,6 +122,9 @@ pub fn produce(
         share,
         counters,
         under_way: FuturesOrdered::new(),
+        costs: VecDeque::new(),
+        credit_bytes: u64::MAX,
+        is_awaited: false,
         stopped: Arc::default(),
         refused,
     }
@@ -127,6 +142,8 @@ fn refusal(layout: &dyn Layout, disk: &dyn DiskReader, range: &Range<u64>) -> Op
 
 /// A range of an image, in chunks. See [`produce`].
 pub struct ChunkStream {
+    /// First byte of the image that was not handed out.
+    at: u64,
     plan: Plan,
     /// A chunk that waits for memory.
     next: Option<Assembly>,
@@ -135,6 +152,12 @@ pub struct ChunkStream {
     share: Share,
     counters: Arc<ProduceCounters>,
     under_way: FuturesOrdered<BoxFuture<'static, Result<Bytes, ProduceError>>>,
+    /// Bytes of the disk that each chunk under way takes to make.
+    costs: VecDeque<u64>,
+    /// Bytes of the disk that may be read beyond the next chunk, [`Self::most_credit`] at most.
+    credit_bytes: u64,
+    /// Somebody was told to wait for the next chunk.
+    is_awaited: bool,
     /// Set when nobody wants the reads any more.
     stopped: Arc<AtomicBool>,
     refused: Option<ProduceError>,
@@ -158,24 +181,79 @@ impl ChunkStream {
                     None => break,
                     Some(Chunk::Zeros(zeros)) => {
                         self.counters.zero_bytes.fetch_add(zeros.len() as u64, Ordering::Relaxed);
-                        self.under_way.push_back(future::ready(Ok(zeros)).boxed());
+                        self.put_under_way(future::ready(Ok(zeros)).boxed(), 0);
                         continue;
                     }
                     Some(Chunk::Generated(bytes)) => {
-                        self.under_way.push_back(future::ready(Ok(bytes)).boxed());
+                        self.put_under_way(future::ready(Ok(bytes)).boxed(), 0);
                         continue;
                     }
                     Some(Chunk::Assembled(assembly)) => assembly,
                 },
             };
-            let Some(buffer) = self.share.poll_buffer(cx, assembly.len) else {
+            let cost = assembly.disk_bytes();
+            let has_credit = self.ahead_bytes().saturating_add(cost) <= self.credit_bytes;
+            let buffer = match has_credit || self.under_way.is_empty() {
+                true => self.share.poll_buffer(cx, assembly.len),
+                false => None,
+            };
+            let Some(buffer) = buffer else {
                 self.next = Some(assembly);
                 break;
             };
             let chunk = self.begin(assembly, buffer);
-            self.under_way.push_back(chunk);
+            self.put_under_way(chunk, cost);
         }
         Ok(())
+    }
+
+    fn put_under_way(&mut self, chunk: BoxFuture<'static, Result<Bytes, ProduceError>>, cost: u64) {
+        self.under_way.push_back(chunk);
+        self.costs.push_back(cost);
+    }
+
+    /// Bytes of the disk that the chunks beyond the next one take.
+    fn ahead_bytes(&self) -> u64 {
+        self.costs.iter().skip(1).sum()
+    }
+
+    /// Gives back everything that was made ahead, for a sink that has stopped taking: what it asks for later is
+    /// made again. Returns how many chunks were under way. Does nothing while somebody waits for the next
+    /// chunk: then it is not the sink that is slow.
+    ///
+    /// Reads that have begun keep their memory until they return.
+    pub fn give_back(&mut self) -> usize {
+        if self.is_awaited || self.refused.is_some() {
+            return 0;
+        }
+        let lost: u64 = self.costs.iter().sum();
+        self.credit_bytes = self.credit_bytes.min(self.most_credit()).saturating_sub(lost);
+        let given_back = self.under_way.len();
+        self.abandon_reads();
+        self.plan.at = self.at;
+        given_back
+    }
+
+    /// Forgets all chunks under way; reads that have not begun will not.
+    fn abandon_reads(&mut self) {
+        std::mem::take(&mut self.stopped).store(true, Ordering::Relaxed);
+        self.next = None;
+        self.under_way.clear();
+        self.costs.clear();
+    }
+
+    /// Notes that a chunk was handed out.
+    fn hand_out(&mut self, len: u64) {
+        self.counters.produced_bytes.fetch_add(len, Ordering::Relaxed);
+        self.at = self.at.saturating_add(len);
+        self.costs.pop_front();
+        let earned = self.credit_bytes.saturating_add(len / TAKEN_PER_CREDIT);
+        self.credit_bytes = earned.min(self.most_credit());
+    }
+
+    /// The bytes of as many chunks as may be under way now.
+    fn most_credit(&self) -> u64 {
+        self.share.read_ahead() as u64 * self.share.chunk_bytes() as u64
     }
 
     /// Begins to fill a chunk: on the pool if the disk is needed.
@@ -203,10 +281,9 @@ impl ChunkStream {
     }
 
     fn stop(&mut self) {
-        self.stopped.store(true, Ordering::Relaxed);
+        self.abandon_reads();
+        self.at = self.plan.end;
         self.plan.at = self.plan.end;
-        self.next = None;
-        self.under_way.clear();
     }
 }
 
@@ -219,9 +296,9 @@ impl Stream for ChunkStream {
             self.stop();
             return Poll::Ready(Some(Err(error)));
         }
-        match self.under_way.poll_next_unpin(cx) {
+        let polled = match self.under_way.poll_next_unpin(cx) {
             Poll::Ready(Some(Ok(chunk))) => {
-                self.counters.produced_bytes.fetch_add(chunk.len() as u64, Ordering::Relaxed);
+                self.hand_out(chunk.len() as u64);
                 Poll::Ready(Some(Ok(chunk)))
             }
             Poll::Ready(Some(Err(error))) => {
@@ -232,7 +309,9 @@ impl Stream for ChunkStream {
             Poll::Ready(None) if self.next.is_some() => Poll::Pending,
             Poll::Ready(None) => Poll::Ready(None),
             Poll::Pending => Poll::Pending,
-        }
+        };
+        self.is_awaited = polled.is_pending();
+        polled
     }
 }
 
@@ -311,6 +390,12 @@ impl Plan {
 }
 
 impl Assembly {
+    /// Bytes of the disk that it takes.
+    fn disk_bytes(&self) -> u64 {
+        let of = |part: &Piece| if matches!(part, Piece::Disk { .. }) { part.len() } else { 0 };
+        self.parts.iter().map(of).sum()
+    }
+
     fn fill(
         &self,
         buffer: &mut [u8],

@@ -317,7 +317,6 @@ fn import_status(error: &ImportError) -> StatusCode {
         ImportError::Silent { .. } => StatusCode::REQUEST_TIMEOUT,
         ImportError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         ImportError::Aborted => StatusCode::CONFLICT,
-        ImportError::Full { .. } => StatusCode::INSUFFICIENT_STORAGE,
         ImportError::Disk(error) => disk_class(error).0,
         ImportError::Store(error) => store_class(error).0,
         ImportError::Worker(_) => StatusCode::INTERNAL_SERVER_ERROR,
@@ -350,10 +349,13 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         LocalError::FileMissing { .. } => (StatusCode::GONE, "disk_file_missing"),
         LocalError::BadPath { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_path"),
         LocalError::AlreadyKnown { .. } => (StatusCode::CONFLICT, "already_exists"),
-        LocalError::NoSpace { .. } => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
+        LocalError::NoSpace(_) => (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage"),
         LocalError::SrDir(SrDirError::Locked { .. }) => (StatusCode::CONFLICT, "sr_locked"),
         LocalError::SrDir(SrDirError::BadIdentity { .. } | SrDirError::Newer { .. }) => {
             (StatusCode::UNPROCESSABLE_ENTITY, "bad_sr_identity")
+        }
+        LocalError::SrDir(SrDirError::Io { source, .. }) if is_full(source) => {
+            (StatusCode::INSUFFICIENT_STORAGE, "insufficient_storage")
         }
         LocalError::SrDir(SrDirError::Io { .. }) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_error"),
         LocalError::Disk(error) => disk_class(error),
@@ -363,14 +365,16 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
     }
 }
 
+fn is_full(error: &std::io::Error) -> bool {
+    matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
+}
+
 fn store_data(error: &LocalError) -> Option<Value> {
     match error {
         LocalError::NoSuchVdi(id) => Some(json!({ "id": id, "type": "VDI" })),
         LocalError::NoSuchSr(id) => Some(json!({ "id": id, "type": "SR" })),
         LocalError::SrNotEmpty { sr, count } => Some(json!({ "id": sr, "count": count })),
-        LocalError::NoSpace { sr, needed, free, reserve } => {
-            Some(json!({ "id": sr, "needed": needed, "free": free, "reserve": reserve }))
-        }
+        LocalError::NoSpace(shortage) => serde_json::to_value(shortage).ok(),
         LocalError::AlreadyKnown { uuid, known, offered, .. } => {
             Some(json!({ "id": uuid, "known": known, "offered": offered }))
         }

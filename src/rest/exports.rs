@@ -1,7 +1,9 @@
 //! `GET|HEAD /vdis/<id>.vhd|.raw`: a disk's content as a seekable file that does not exist.
 
+use std::cell::RefCell;
 use std::ops::Range;
 use std::pin::Pin;
+use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
 
@@ -172,7 +174,15 @@ async fn begin(
     let flow = Arc::new(Flow::default());
     let connection = request.conn_data::<Arc<Connection>>().map(Arc::downgrade);
     let silence = app.config.transfers.download_idle().get();
-    flow::begin_watch(&flow, connection, silence, reader.stop().clone());
+    let chunks = Rc::new(RefCell::new(chunks));
+    let given_back = Rc::downgrade(&chunks);
+    let task = reader.task();
+    flow::begin_watch(&flow, connection, silence, reader.stop().clone(), move || {
+        let given_back = given_back.upgrade().map_or(0, |chunks| chunks.borrow_mut().give_back());
+        if given_back > 0 {
+            tracing::debug!(%task, chunks = given_back, "a reader is slow: gave back what was read ahead for it");
+        }
+    });
     Ok(TransferBody {
         first,
         chunks,
@@ -205,7 +215,8 @@ impl MessageBody for HeadBody {
 /// A part of a representation on its way to a client.
 struct TransferBody {
     first: Option<Bytes>,
-    chunks: ChunkStream,
+    /// Shared with the watch over the connection, on the same executor.
+    chunks: Rc<RefCell<ChunkStream>>,
     at: u64,
     end: u64,
     /// What the connection was given last. It counts as sent when the connection asks for more.
@@ -259,7 +270,7 @@ impl MessageBody for TransferBody {
         }
         let chunk = match this.first.take() {
             Some(chunk) => chunk,
-            None => match Pin::new(&mut this.chunks).poll_next(cx) {
+            None => match Pin::new(&mut *this.chunks.borrow_mut()).poll_next(cx) {
                 Poll::Ready(Some(Ok(chunk))) => chunk,
                 Poll::Ready(Some(Err(error))) => return this.broken(error.into()),
                 Poll::Ready(None) => return this.broken(Broken::Short { missing: this.end - this.at }),

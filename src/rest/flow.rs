@@ -1,5 +1,6 @@
 //! Watching over an answer that is being sent: a client that takes nothing for too long is cut off, one that
-//! is merely slow is not, and one that waits for us is not either.
+//! is merely slow is not, and one that waits for us is not either. What was made ahead for a connection that
+//! does not ask for more goes back long before.
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
@@ -8,6 +9,11 @@ use std::time::{Duration, Instant};
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
+
+/// After so long without being asked for more, an answer's body gives back what it holds ready.
+const BLOCKED: Duration = Duration::from_secs(1);
+/// How late that may be noticed.
+const TICK: Duration = Duration::from_millis(250);
 
 /// What an answer's body tells about itself.
 #[derive(Debug, Default)]
@@ -34,17 +40,20 @@ impl Flow {
     }
 }
 
-/// Cuts the connection when its client has taken nothing for `silence`, or when `stop` is cancelled while the
-/// client is the one who is waited for. Ends with the answer.
+/// Calls `give_back` whenever the connection has not asked for more for a second: the body's own polls stop then,
+/// so that it cannot do it by itself. Cuts the connection when its client has taken nothing for `silence`, or when
+/// `stop` is cancelled while the client is the one who is waited for. Ends with the answer.
 pub async fn watch(
     flow: Weak<Flow>,
     connection: Weak<Connection>,
     silence: Duration,
     stop: CancellationToken,
+    give_back: impl Fn(),
 ) {
-    let tick = (silence / 8).clamp(Duration::from_millis(50), Duration::from_secs(1));
+    let tick = (silence / 8).clamp(Duration::from_millis(50), TICK);
     let mut last = None;
     let mut since = Instant::now();
+    let mut asked = (0, Instant::now());
     loop {
         let stopped = tokio::time::timeout(tick, stop.cancelled()).await.is_ok();
         let (Some(flow), Some(connection)) = (flow.upgrade(), connection.upgrade()) else { return };
@@ -53,6 +62,15 @@ pub async fn watch(
         if !waits_for_client || mark != last {
             last = mark;
             since = Instant::now();
+        }
+        // Unlike the silence, this does not look at the socket: bytes that the system still has to send do not
+        // make the ones behind them wanted.
+        let given = flow.given_bytes.load(Ordering::Acquire);
+        if !waits_for_client || given != asked.0 {
+            asked = (given, Instant::now());
+        } else if asked.1.elapsed() >= BLOCKED {
+            give_back();
+            asked.1 = Instant::now();
         }
         if stopped || since.elapsed() >= silence {
             if !stopped {
@@ -72,8 +90,9 @@ pub fn begin_watch(
     connection: Option<Weak<Connection>>,
     silence: Duration,
     stop: CancellationToken,
+    give_back: impl Fn() + 'static,
 ) {
     if let Some(connection) = connection {
-        actix_web::rt::spawn(watch(Arc::downgrade(flow), connection, silence, stop));
+        actix_web::rt::spawn(watch(Arc::downgrade(flow), connection, silence, stop, give_back));
     }
 }

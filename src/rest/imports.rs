@@ -276,6 +276,8 @@ async fn feed(app: &App, running: &RunningImport, payload: &mut web::Payload) ->
         let next = tokio::select! {
             next = tokio::time::timeout(idle, payload.next()) => next,
             () = running.stop().cancelled() => return Some(ApiError::Aborted),
+            // It has failed already, and says why.
+            () = running.ended() => return None,
         };
         match next {
             Err(_) => {

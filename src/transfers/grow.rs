@@ -81,15 +81,16 @@ async fn run(
     let sr = store.writable_sr(row.sr)?;
     let content = store.open_content(&pin).await?;
     let staging = store.stage(&sr);
-    let copy = Copy { progress: context.progress().clone(), stop: context.stop().clone() };
-    let copied = spawn_worker("grow", move || copy.run(&content, staging, size))?.await?;
-    let (staging, written) = copied.map_err(|error| error.of_sr(sr.id))?;
+    let copy =
+        Copy { store: store.clone(), progress: context.progress().clone(), stop: context.stop().clone() };
+    let (staging, written) = spawn_worker("grow", move || copy.run(&content, staging, size))?.await??;
     let destination = Destination::Replace { vdi, expected: row.content, claim };
     let job = Some(context.id().to_string());
     Ok(store.commit(staging, written, destination, job).await?)
 }
 
 struct Copy {
+    store: LocalStore,
     progress: Progress,
     stop: CancellationToken,
 }
@@ -101,8 +102,17 @@ impl Copy {
         staging: Staging,
         size: u64,
     ) -> Result<(Staging, Written), ImportError> {
-        self.progress.set_total(content.map.data_bytes());
-        let mut writer = open_writer(&staging, Some(size))?;
+        match self.copy(content, &staging, size) {
+            Ok(written) => Ok((staging, written)),
+            Err(error) => Err(error.of_sr(&self.store, staging.sr())),
+        }
+    }
+
+    fn copy(&self, content: &OpenContent, staging: &Staging, size: u64) -> Result<Written, ImportError> {
+        let total = content.map.data_bytes();
+        self.progress.set_total(total);
+        let mut room = self.store.reserve(staging.sr(), total)?;
+        let mut writer = open_writer(staging, Some(size))?;
         let mut buffer = vec![0; usize::try_from(COPY_BYTES).unwrap_or(1 << 20)];
         for extent in content.map.extents().filter(|extent| extent.data) {
             let end = extent.start.saturating_add(extent.length);
@@ -115,10 +125,12 @@ impl Copy {
                 let Some(part) = buffer.get_mut(..usize::try_from(len).unwrap_or(0)) else { break };
                 content.reader.read_at(at, part)?;
                 writer.write(at, part)?;
+                room.wrote(len);
+                room.check()?;
                 self.progress.add_written(len);
                 at += len;
             }
         }
-        Ok((staging, writer.finish(size)?))
+        Ok(writer.finish(size)?)
     }
 }

@@ -12,7 +12,9 @@ use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::backends::local::{Committed, Destination, LocalError, LocalStore, Staging, WriteClaim};
+use crate::backends::local::{
+    Committed, Destination, LocalError, LocalStore, Reservation, Sr, Staging, WriteClaim,
+};
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::worker::spawn_worker;
@@ -144,12 +146,6 @@ pub enum ImportError {
     /// Somebody aborted it.
     #[error("the import was aborted")]
     Aborted,
-    /// The file system of the SR is full.
-    #[error("the storage repository {sr} is full: the import needs more room than it has")]
-    Full {
-        /// The SR.
-        sr: SrId,
-    },
     /// The disk could not be written.
     #[error(transparent)]
     Disk(#[from] DiskError),
@@ -162,11 +158,12 @@ pub enum ImportError {
 }
 
 impl ImportError {
-    /// What a full disk is to the user: a matter of the SR, not of a file in its work folder.
-    pub(super) fn of_sr(self, sr: SrId) -> Self {
+    /// What a full disk is to the user: a matter of the SR, with the numbers of this moment, not of a file in its
+    /// work folder. To be called while the file still lies there. Blocks.
+    pub(super) fn of_sr(self, store: &LocalStore, sr: &Sr) -> Self {
         match self {
-            Self::Disk(error) if error.is_no_space() => Self::Full { sr },
-            Self::Disk(DiskError::FileTooLarge { .. }) => Self::TooLarge { sr },
+            Self::Disk(DiskError::NoSpace { needed, .. }) => store.out_of_space(sr, needed).into(),
+            Self::Disk(DiskError::FileTooLarge { .. }) => Self::TooLarge { sr: sr.id },
             other => other,
         }
     }
@@ -179,7 +176,7 @@ impl ImportError {
             Self::WrongDigest { .. } => "digest_mismatch",
             Self::BrokenOff { .. } => "upload_broken_off",
             Self::Aborted => "aborted",
-            Self::Full { .. } | Self::Store(LocalError::NoSpace { .. }) => "insufficient_storage",
+            Self::Store(LocalError::NoSpace(_)) => "insufficient_storage",
             Self::Silent { .. } => "upload_silent",
             Self::TooLarge { .. } | Self::Disk(DiskError::BadSize { .. }) => "bad_size",
             Self::Disk(DiskError::Vhd { source, .. } | DiskError::VhdLimit { source, .. }) => source.code(),
@@ -202,6 +199,7 @@ pub struct RunningImport {
     ticket: JobTicket,
     outcome: oneshot::Receiver<Result<Committed, ImportError>>,
     stop: CancellationToken,
+    ended: CancellationToken,
 }
 
 /// The import takes no more: it has ended already, and [`RunningImport::outcome`] says how.
@@ -224,7 +222,20 @@ impl RunningImport {
     /// # Errors
     /// [`Ended`] when there is nobody to take them.
     pub async fn piece(&self, bytes: Bytes) -> Result<(), Ended> {
-        self.feed.send(Feed::Piece(bytes)).await.map_err(|_| Ended)
+        self.send(Feed::Piece(bytes)).await
+    }
+
+    /// Resolves when the import has ended, whether or not all bytes were handed over.
+    pub async fn ended(&self) {
+        self.ended.cancelled().await;
+    }
+
+    async fn send(&self, feed: Feed) -> Result<(), Ended> {
+        tokio::select! {
+            sent = self.feed.send(feed) => sent.map_err(|_| Ended),
+            // Its thread may hang in its storage with a full channel.
+            () = self.ended.cancelled() => Err(Ended),
+        }
     }
 
     /// Says that all bytes were handed over. Without it, the upload counts as broken off.
@@ -232,13 +243,13 @@ impl RunningImport {
     /// # Errors
     /// [`Ended`] when there is nobody to be told.
     pub async fn end(&self) -> Result<(), Ended> {
-        self.feed.send(Feed::End).await.map_err(|_| Ended)
+        self.send(Feed::End).await
     }
 
     /// Says that no byte has come for too long: the import ends.
     pub async fn silent(&self, silence: Duration) {
         // An import that has ended already says why itself.
-        drop(self.feed.send(Feed::Silent(silence)).await);
+        let _ended = self.send(Feed::Silent(silence)).await;
     }
 
     /// Waits for the end, which is in the task's record by then.
@@ -297,8 +308,11 @@ pub async fn begin(
     let (tell, outcome) = oneshot::channel();
     let (hand_stop, stop) = oneshot::channel();
     let store = store.clone();
+    let ended = CancellationToken::new();
+    let over = ended.clone().drop_guard();
     let ticket = engine
         .submit(new, move |context: JobContext| async move {
+            let _over = over;
             drop(hand_stop.send(context.stop().clone()));
             let ended = run(store, staging, plan, pieces, &context).await;
             let told = match &ended {
@@ -311,7 +325,7 @@ pub async fn begin(
         .await?;
     // A job that was answered runs; one that ended at once has left its token as cancelled as it is.
     let stop = stop.await.unwrap_or_default();
-    Ok(RunningImport { feed, ticket, outcome, stop })
+    Ok(RunningImport { feed, ticket, outcome, stop, ended })
 }
 
 /// An import that could not be begun.
@@ -341,7 +355,19 @@ fn spec(plan: &ImportPlan) -> Value {
 }
 
 pub(super) fn failure(error: &ImportError) -> JobFailure {
-    JobFailure::new("ImportError", error.code(), error.to_string())
+    let failure = JobFailure::new("ImportError", error.code(), error.to_string());
+    match error {
+        ImportError::Store(LocalError::NoSpace(shortage)) => {
+            let mut data = json!({ "kind": "space" });
+            if let (Some(data), Ok(Value::Object(numbers))) =
+                (data.as_object_mut(), serde_json::to_value(shortage))
+            {
+                data.extend(numbers);
+            }
+            failure.with_data(data)
+        }
+        _ => failure,
+    }
 }
 
 async fn run(
@@ -368,9 +394,8 @@ async fn run(
         checker: Checker::new(digests),
         received: 0,
     };
-    let sr = staging.sr().id;
-    let taken = spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await?;
-    let (staging, written) = taken.map_err(|error| error.of_sr(sr))?;
+    let (staging, written) =
+        spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await??;
     let destination = match target {
         ImportTarget::NewVdi { name_label, name_description, .. } => {
             Destination::New { vdi: VdiId::random(), name_label, name_description }
@@ -393,14 +418,27 @@ struct Intake {
 
 impl Intake {
     fn run(
-        mut self,
+        self,
         staging: Staging,
         format: ImportFormat,
         length: Option<u64>,
-        mut pieces: mpsc::Receiver<Feed>,
+        pieces: mpsc::Receiver<Feed>,
     ) -> Result<(Staging, Written), ImportError> {
-        let mut decoder = format.decoder(length);
-        let mut target = Target { staging, writer: None, size: None, checked: 0 };
+        let store = self.store.clone();
+        let mut target = Target { room: None, told: false, writer: None, staging, size: None, checked: 0 };
+        match self.take_all(&mut target, format.decoder(length), pieces) {
+            Ok(written) => Ok((target.staging, written)),
+            Err(error) => Err(error.of_sr(&store, target.staging.sr())),
+        }
+    }
+
+    /// Takes the whole stream in and finishes the disk.
+    fn take_all(
+        mut self,
+        target: &mut Target,
+        mut decoder: ImageDecoder,
+        mut pieces: mpsc::Receiver<Feed>,
+    ) -> Result<Written, ImportError> {
         loop {
             match pieces.blocking_recv() {
                 _ if self.stop.is_cancelled() => return Err(ImportError::Aborted),
@@ -417,11 +455,8 @@ impl Intake {
                 }
             }
             while let Some(event) = decoder.next_event()? {
-                if target.writer.is_none() {
-                    let needed = decoder.allocated_bytes().unwrap_or(0);
-                    self.store.require_space(target.staging.sr(), needed)?;
-                }
-                self.take(event, &mut target)?;
+                target.reserve(&self.store, decoder.allocated_bytes())?;
+                self.take(event, target)?;
             }
         }
         let size = decoder.finish()?.virtual_size;
@@ -432,10 +467,12 @@ impl Intake {
         }
         target.size.get_or_insert(size);
         target.open()?;
-        let Target { staging, writer, .. } = target;
-        let Some(writer) = writer else { return Err(ImportError::BrokenOff { received: self.received }) };
-        let written = writer.finish(size)?;
-        Ok((staging, written))
+        // What was written since the last look must not have eaten into what is kept in reserve either.
+        target.room.iter().try_for_each(Reservation::check)?;
+        let Some(writer) = target.writer.take() else {
+            return Err(ImportError::BrokenOff { received: self.received });
+        };
+        Ok(writer.finish(size)?)
     }
 
     fn take(&self, event: ImageEvent, target: &mut Target) -> Result<(), ImportError> {
@@ -448,9 +485,11 @@ impl Intake {
                 let writer = target.open()?;
                 writer.write(offset, &data)?;
                 let written = writer.bytes_written();
-                if written.saturating_sub(target.checked) >= SPACE_CHECK_BYTES {
+                let more = written.saturating_sub(target.checked);
+                if let Some(room) = target.room.as_mut().filter(|_| more >= SPACE_CHECK_BYTES) {
                     target.checked = written;
-                    self.store.require_space(target.staging.sr(), 0)?;
+                    room.wrote(more);
+                    room.check()?;
                 }
             }
         }
@@ -467,6 +506,9 @@ impl Intake {
 
 /// Where the import goes.
 struct Target {
+    room: Option<Reservation>,
+    /// Whether the room is what the image's tables ask for.
+    told: bool,
     // Declared before the staging, so that the file is closed before it is swept.
     writer: Option<DiskWriter>,
     staging: Staging,
@@ -475,6 +517,16 @@ struct Target {
 }
 
 impl Target {
+    /// Reserves room: nothing at first, and what the tables ask for as soon as they have come. A format without
+    /// tables never says; then others' reservations are respected and no own one is made.
+    fn reserve(&mut self, store: &LocalStore, allocated: Option<u64>) -> Result<(), ImportError> {
+        if self.room.is_none() || (!self.told && allocated.is_some()) {
+            self.room = Some(store.reserve(self.staging.sr(), allocated.unwrap_or(0))?);
+            self.told = allocated.is_some();
+        }
+        Ok(())
+    }
+
     fn open(&mut self) -> Result<&mut DiskWriter, ImportError> {
         match &mut self.writer {
             Some(writer) => Ok(writer),
@@ -503,15 +555,18 @@ pub async fn create_empty(
 ) -> Result<Committed, ImportError> {
     let sr = store.writable_sr(sr)?;
     let staging = store.stage(&sr);
-    let (io, space, place) = (Arc::clone(&sr.io), store.clone(), Arc::clone(&sr));
+    let (io, space) = (Arc::clone(&sr.io), store.clone());
     let made = io
         .run(move || -> Result<_, ImportError> {
-            space.require_space(&place, 0)?;
-            let writer = open_writer(&staging, Some(size))?;
-            Ok((staging, writer.finish(size)?))
+            space.require_space(staging.sr(), 0)?;
+            let written = open_writer(&staging, Some(size)).and_then(|writer| Ok(writer.finish(size)?));
+            match written {
+                Ok(written) => Ok((staging, written)),
+                Err(error) => Err(error.of_sr(&space, staging.sr())),
+            }
         })
         .await?;
-    let (staging, written) = made.map_err(|error| error.of_sr(sr.id))?;
+    let (staging, written) = made?;
     let destination = Destination::New { vdi: VdiId::random(), name_label, name_description };
     Ok(store.commit(staging, written, destination, None).await?)
 }

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod auth;
 #[cfg(test)]
+mod backpressure;
+#[cfg(test)]
 mod chains;
 #[cfg(test)]
 mod check;
@@ -19,6 +21,8 @@ mod demo;
 mod determinism;
 #[cfg(test)]
 mod disks;
+#[cfg(test)]
+mod full_disks;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]

@@ -2,6 +2,8 @@
 
 use std::path::PathBuf;
 
+use serde::Serialize;
+
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::map_blob::MapError;
@@ -9,6 +11,25 @@ use crate::ids::{ContentId, SrId, VdiId};
 use crate::state::StateError;
 
 use super::sr_dir::SrDirError;
+
+/// What is missing on the file system of an SR.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, thiserror::Error)]
+#[error(
+    "not enough space on storage repository {id}: {needed} bytes needed, {free} free, of which running jobs have \
+     reserved {reserved} and {reserve} are kept in reserve: free some, or use another storage repository"
+)]
+pub struct Shortage {
+    /// The SR.
+    pub id: SrId,
+    /// Bytes that must be written at least.
+    pub needed: u64,
+    /// Bytes that are free.
+    pub free: u64,
+    /// Bytes of these that other running jobs have reserved.
+    pub reserved: u64,
+    /// Bytes of these that stay free whatever comes.
+    pub reserve: u64,
+}
 
 /// An operation on the local store that did not happen.
 #[derive(Debug, thiserror::Error)]
@@ -86,19 +107,8 @@ pub enum LocalError {
         offered: PathBuf,
     },
     /// There is not enough room.
-    #[error(
-        "not enough space on storage repository {sr}: {needed} bytes needed, {free} free, of which {reserve} are kept in reserve"
-    )]
-    NoSpace {
-        /// The SR.
-        sr: SrId,
-        /// Bytes that must be written at least.
-        needed: u64,
-        /// Bytes that are free.
-        free: u64,
-        /// Bytes that stay free whatever comes.
-        reserve: u64,
-    },
+    #[error(transparent)]
+    NoSpace(Shortage),
     /// The SR's directory.
     #[error(transparent)]
     SrDir(#[from] SrDirError),
@@ -114,4 +124,14 @@ pub enum LocalError {
     /// A thread that works on the SR.
     #[error(transparent)]
     Pool(#[from] IoPoolError),
+}
+
+impl LocalError {
+    /// The numbers, when it is a matter of room.
+    pub fn shortage(&self) -> Option<&Shortage> {
+        match self {
+            Self::NoSpace(shortage) => Some(shortage),
+            _ => None,
+        }
+    }
 }

@@ -34,10 +34,11 @@ pub use attach::{Attached, Broken, NewSr};
 use caretaker::{Caretaker, Chore};
 pub use commit::{Committed, Destination, Staging};
 pub use content::OpenContent;
-pub use error::LocalError;
+pub use error::{LocalError, Shortage};
 pub use labels::Label;
 pub use pins::{Pin, Pins};
-pub use space::Space;
+use space::Reservations;
+pub use space::{Reservation, Space};
 use sr_dir::{KeptVdi, SrDir, SrIdentity};
 
 /// Threads that read from one SR at the same time.
@@ -116,6 +117,7 @@ struct Inner {
     srs: RwLock<HashMap<SrId, Arc<Sr>>>,
     unavailable: RwLock<HashMap<SrId, String>>,
     claims: Mutex<HashSet<VdiId>>,
+    reservations: Reservations,
     pins: Arc<Pins>,
     caretaker: Caretaker,
 }
@@ -152,6 +154,7 @@ impl LocalStore {
             srs: RwLock::default(),
             unavailable: RwLock::default(),
             claims: Mutex::default(),
+            reservations: Reservations::default(),
             pins: Pins::new(caretaker.clone()),
             caretaker,
         };

@@ -30,7 +30,11 @@ impl LocalStore {
         let mut srs = self.inner.srs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
         srs.insert(row.id, sr);
         drop(srs);
-        self.write_names(row.id)
+        // On a full file system, say: that is no reason not to serve what lies there.
+        if let Err(error) = self.write_names(row.id) {
+            tracing::error!(sr = %row.id, %error, "the names of the disks could not be written into the directory");
+        }
+        Ok(())
     }
 
     fn recover(&self, sr: &Sr) -> Result<(), LocalError> {

@@ -465,3 +465,155 @@ async fn any_part_of_a_2040_gib_layout_is_made_without_the_parts_before() {
         assert!(transfer.counters.disk_bytes() <= 192 * KIB, "{}", transfer.counters.disk_bytes());
     }
 }
+
+/// Waits until all reads that nobody wants any more have given their memory back, and just so much is used.
+async fn used(budget: &Budget, bytes: u64) {
+    while budget.used_bytes() != bytes {
+        tokio::task::yield_now().await;
+    }
+}
+
+/// Waits until no read runs or waits.
+async fn reads_done(pool: &IoPool) {
+    while pool.in_flight() > 0 || pool.queued() > 0 {
+        tokio::task::yield_now().await;
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(40))]
+    /// What a sink takes when, and what it makes the stream give back, must not change what it gets.
+    #[test]
+    fn giving_back_at_any_moments_changes_no_byte_and_costs_a_bounded_part(
+        sets in prop::collection::vec((0..8 * MIB, 0..3 * MIB), 1..6),
+        (a, b) in (any::<prop::sample::Index>(), any::<prop::sample::Index>()),
+        as_vhd in any::<bool>(),
+        bursts in prop::collection::vec(1..12_usize, 1..8),
+        small_window in any::<bool>(),
+    ) {
+        let map = map(8 * MIB, &sets);
+        let layout = if as_vhd { vhd(&map) } else { raw(&map) };
+        let disk = Arc::new(Computed::new(&map));
+        let image = plain(&*layout, &*disk);
+        let (a, b) = (a.index(image.len() + 1), b.index(image.len() + 1));
+        let (start, end) = (a.min(b), a.max(b));
+        let window = if small_window { 128 * KIB } else { 32 * MIB };
+        let mut transfer = begin(&layout, disk, start as u64..end as u64, window);
+        let mut bytes = Vec::new();
+        run(async {
+            'all: for burst in bursts.iter().cycle() {
+                for _ in 0..*burst {
+                    let Some(chunk) = transfer.stream.next().await else { break 'all };
+                    bytes.extend_from_slice(&chunk.unwrap());
+                }
+                transfer.stream.give_back();
+                used(&transfer.budget, 0).await;
+            }
+        });
+        prop_assert!(bytes == image[start..end]);
+        let (most, first) = (bytes.len() as u64 * 5 / 4, 8 * MIB);
+        prop_assert!(transfer.counters.disk_bytes() <= most + first, "{:?}", transfer.counters);
+    }
+}
+
+/// Takes a whole disk of 64 MiB in bursts of `burst` chunks, gives back after each, and counts the bytes read.
+async fn read_in_bursts(burst: usize) -> u64 {
+    let map = map(64 * MIB, &[(0, 64 * MIB)]);
+    let mut transfer = begin(&raw(&map), Arc::new(Computed::new(&map)), 0..64 * MIB, 32 * MIB);
+    let mut taken = 0;
+    while let Some(chunk) = transfer.stream.next().await {
+        chunk.unwrap();
+        taken += 1;
+        if taken % burst == 0 {
+            reads_done(&transfer.stream.pool).await;
+            transfer.stream.give_back();
+        }
+    }
+    transfer.counters.disk_bytes()
+}
+
+#[tokio::test]
+async fn a_sink_that_is_always_blocked_again_costs_at_most_half_more_reads() {
+    for burst in [1, 2, 3, 4, 8, 13] {
+        let read = read_in_bursts(burst).await;
+        assert!(read <= 64 * MIB * 3 / 2, "{} MiB for 64 in bursts of {burst}", read / MIB);
+    }
+}
+
+#[tokio::test]
+async fn after_giving_back_one_chunk_is_under_way_and_a_quick_sink_gets_eight_again() {
+    let map = map(64 * MIB, &[(0, 64 * MIB)]);
+    let mut transfer = begin(&raw(&map), Arc::new(Computed::new(&map)), 0..64 * MIB, 32 * MIB);
+    drop(transfer.stream.next().await.unwrap().unwrap());
+    assert_eq!(transfer.stream.under_way.len(), 7);
+    assert_eq!(transfer.stream.give_back(), 7);
+    used(&transfer.budget, 0).await;
+    assert_eq!(transfer.stream.give_back(), 0, "there is nothing left to give back");
+
+    let mut under_way = Vec::new();
+    for _ in 0..40 {
+        drop(transfer.stream.next().await.unwrap().unwrap());
+        under_way.push(transfer.stream.under_way.len());
+        assert!(transfer.budget.used_bytes() <= 8 * MIB);
+    }
+    assert_eq!(under_way[0], 1, "the one after the present one: {under_way:?}");
+    assert!(under_way.is_sorted(), "{under_way:?}");
+    assert_eq!(under_way[32..], [7; 8], "{under_way:?}");
+}
+
+#[tokio::test]
+async fn a_chunk_that_somebody_waits_for_is_not_given_back() {
+    let map = map(2 * MIB, &[(0, 2 * MIB)]);
+    let gate = Arc::new(Gate::default());
+    let disk = Arc::new(Computed { gate: Some(Arc::clone(&gate)), ..Computed::new(&map) });
+    let mut stream = begin(&raw(&map), disk, 0..2 * MIB, 32 * MIB).stream;
+    assert!(futures_util::poll!(stream.next()).is_pending());
+    assert_eq!(stream.give_back(), 0);
+    gate.open();
+    let (bytes, error) = collect(stream).await;
+    assert!(error.is_none() && bytes.len() as u64 == 2 * MIB, "{error:?}");
+}
+
+#[tokio::test]
+async fn beside_64_blocked_streams_that_gave_back_one_has_its_whole_share() {
+    const BUDGET: u64 = 64 * MIB;
+    let map = map(64 * MIB, &[(0, 64 * MIB)]);
+    let budget = Budget::new(BUDGET, 32 * MIB);
+    let pool = pool(4);
+    let mut streams: Vec<_> = (0..65)
+        .map(|_| {
+            let counters = Arc::new(ProduceCounters::default());
+            let disk = Arc::new(Computed::new(&map));
+            produce(raw(&map), disk, 0..64 * MIB, Arc::clone(&pool), budget.register(), counters)
+        })
+        .collect();
+    let mut fast = streams.pop().unwrap();
+    // 64 MiB for 65 and one more: 992 KiB each, in chunks of 64 KiB.
+    let chunk = 64 * KIB;
+    assert_eq!(fast.share.chunk_bytes() as u64, chunk);
+    let mut taken = Vec::new();
+    for stream in &mut streams {
+        taken.push(stream.next().await.unwrap().unwrap());
+    }
+    reads_done(&pool).await;
+    // One that is handed out and seven read ahead, for each.
+    assert_eq!(budget.used_bytes(), 64 * 8 * chunk);
+    let given_back: usize = streams.iter_mut().map(ChunkStream::give_back).sum();
+    assert_eq!(given_back, 64 * 7);
+    assert_eq!(budget.used_bytes(), 64 * chunk, "only what the sinks themselves hold");
+    for _ in 0..64 {
+        drop(fast.next().await.unwrap().unwrap());
+        assert!(budget.used_bytes() <= (64 + 8) * chunk, "{}", budget.used_bytes());
+    }
+    // Each goes on where it was, with one chunk read ahead.
+    taken.clear();
+    for stream in &mut streams {
+        let next = stream.next().await.unwrap().unwrap();
+        let mut wanted = vec![0; next.len()];
+        fill_with_data(chunk, &mut wanted);
+        assert!(next == wanted);
+        taken.push(next);
+    }
+    reads_done(&pool).await;
+    assert!(budget.used_bytes() <= (64 * 2 + 8) * chunk, "{}", budget.used_bytes());
+}

@@ -50,6 +50,8 @@ pub fn gantry_run<S: AsRef<std::ffi::OsStr>>(arguments: impl IntoIterator<Item =
 pub struct Setup {
     config: String,
     tls: bool,
+    /// The size of a file system of its own for the data directory, in MiB.
+    limited: Option<u64>,
 }
 
 impl Setup {
@@ -63,6 +65,13 @@ impl Setup {
     /// Serves HTTPS, with a certificate made for this test.
     pub fn tls(mut self) -> Self {
         self.tls = true;
+        self
+    }
+
+    /// Gives the data directory a file system of its own, in memory, of so many MiB. Needs no rights but those of
+    /// making a user namespace; where that is forbidden the test fails, because nothing else would tell.
+    pub fn limited(mut self, mebibytes: u64) -> Self {
+        self.limited = Some(mebibytes);
         self
     }
 
@@ -89,6 +98,7 @@ impl Setup {
             token: String::new(),
             sr: String::new(),
             config,
+            seen: data.clone(),
             data,
             scratch,
         };
@@ -108,6 +118,8 @@ pub struct Server {
     sr: String,
     config: PathBuf,
     data: PathBuf,
+    /// The data directory as the test sees it.
+    seen: PathBuf,
     scratch: TempDir,
 }
 
@@ -122,11 +134,19 @@ impl Server {
         assert!(self.child.is_none(), "it still runs");
         let stderr =
             File::options().append(true).create(true).open(self.path("stderr")).expect("a log can be made");
-        let mut command = gantry(["serve", "--listen", "127.0.0.1:0", "--config"]);
+        let serve = ["serve", "--listen", "127.0.0.1:0", "--config"];
+        let mut command = match self.setup.limited {
+            None => gantry(serve),
+            Some(mebibytes) => tools::on_file_system_of(mebibytes, &self.data, gantry(serve)),
+        };
         command.arg(&self.config).arg("--data").arg(&self.data).env("GANTRY_ADMIN_PASSWORD", PASSWORD);
         command.stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("the program runs");
         let stdout = child.stdout.take().expect("its output is piped");
+        if self.setup.limited.is_some() {
+            let below = self.data.strip_prefix("/").expect("it is absolute");
+            self.seen = Path::new("/proc").join(child.id().to_string()).join("root").join(below);
+        }
         self.child = Some(child);
         let (told, line) = mpsc::channel();
         // Goes on reading to the end, so that the program never meets a closed pipe.
@@ -186,6 +206,14 @@ impl Server {
         kib * 1024
     }
 
+    /// Bytes that the process has read, from files above all.
+    pub fn bytes_read(&self) -> u64 {
+        let counts = std::fs::read_to_string(format!("/proc/{}/io", self.pid().as_raw_nonzero()))
+            .expect("the system counts");
+        let line = counts.lines().find_map(|line| line.strip_prefix("rchar: ")).expect("the field is there");
+        line.parse().expect("a number")
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("stderr")).unwrap_or_default()
@@ -196,7 +224,7 @@ impl Server {
     }
 
     pub fn data(&self) -> &Path {
-        &self.data
+        &self.seen
     }
 
     pub fn token(&self) -> &str {
@@ -210,7 +238,7 @@ impl Server {
 
     /// The directory of the SR named `local`.
     pub fn sr_folder(&self) -> PathBuf {
-        self.data.join("srs").join(&self.sr)
+        self.seen.join("srs").join(&self.sr)
     }
 
     /// A path in the test's own directory.
@@ -226,8 +254,12 @@ impl Server {
 
     /// Makes a token of the administrator's by the command line.
     pub fn make_token(&self) -> String {
-        let output =
-            gantry(["token", "create", "--data"]).arg(&self.data).output().expect("the program runs");
+        let create = gantry(["token", "create", "--data"]);
+        let mut command = match self.setup.limited {
+            None => create,
+            Some(_) => tools::where_it_runs(self.pid().as_raw_nonzero().get(), create),
+        };
+        let output = command.arg(&self.data).output().expect("the program runs");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         assert!(output.status.success() && !text.is_empty(), "token create: {output:?}");
         text

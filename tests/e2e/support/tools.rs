@@ -126,6 +126,42 @@ pub fn seven_zip_size(vhd: &Path) -> u64 {
     size.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("no size in {told}"))
 }
 
+/// A command that runs `inner` where the folder `at` is an empty file system of `mebibytes`, in memory. Other
+/// processes do not see it there, only under `/proc/<pid>/root`.
+pub fn on_file_system_of(mebibytes: u64, at: &Path, inner: Command) -> Command {
+    let unshare = program("unshare", "util-linux");
+    let namespaces = ["--user", "--map-root-user", "--mount"];
+    let allowed = Command::new(&unshare).args(namespaces).arg("true").output().expect("the program runs");
+    assert!(
+        allowed.status.success(),
+        "this test needs a file system of limited size, for which it has to make a user namespace: {}",
+        String::from_utf8_lossy(&allowed.stderr)
+    );
+    std::fs::create_dir_all(at).expect("the folder can be made");
+    let script = r#"mount -t tmpfs -o "size=$1m" tmpfs "$2" && shift 2 && exec "$@""#;
+    let mut command = Command::new(unshare);
+    command.args(namespaces).args(["sh", "-c", script, "sh"]).arg(mebibytes.to_string()).arg(at);
+    wrapping(command, &inner)
+}
+
+/// A command that runs `inner` with the file systems that the process `pid` sees.
+pub fn where_it_runs(pid: i32, inner: Command) -> Command {
+    let mut command = Command::new(program("nsenter", "util-linux"));
+    command.args(["--user", "--mount", "--preserve-credentials", "--target"]).arg(pid.to_string());
+    wrapping(command, &inner)
+}
+
+fn wrapping(mut outer: Command, inner: &Command) -> Command {
+    outer.arg(inner.get_program()).args(inner.get_args()).stdin(Stdio::null());
+    for (name, value) in inner.get_envs() {
+        match value {
+            Some(value) => outer.env(name, value),
+            None => outer.env_remove(name),
+        };
+    }
+    outer
+}
+
 /// A certificate for this machine that signs itself, and its key, both PEM.
 pub fn certificate(folder: &Path) -> (PathBuf, PathBuf) {
     let (cert, key) = (folder.join("cert.pem"), folder.join("key.pem"));
