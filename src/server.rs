@@ -1,5 +1,6 @@
 //! The life of a server: opens the state, recovers, listens, drains.
 
+use std::collections::HashSet;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,11 +12,14 @@ use tokio::task::JoinHandle;
 
 use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwords};
 use crate::backends::local::{LocalError, LocalStore};
-use crate::config::Config;
+use crate::config::{Config, Limits};
 use crate::rest::{self, App, ServiceError};
-use crate::state::{DataDir, DataDirError, Db, StateError};
+use crate::state::{DataDir, DataDirError, Db, StateError, jobs};
 use crate::tls::{self, TlsError};
+use crate::transfers::admission;
+use crate::transfers::export::{self, ExportDesk};
 use crate::transfers::journal::SqliteJournal;
+use crate::transfers::resume::Resumer;
 
 /// How long recovery of the jobs may take before the start counts as failed.
 const RECOVERY: Duration = Duration::from_secs(60);
@@ -98,19 +102,27 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
         false => None,
     };
     let store = open_store(&config, &db).await?;
-    let engine = Engine::start(engine_config(&config), Arc::new(SqliteJournal::new(db.clone())))?;
+    let transfers = &config.transfers;
+    let exports = ExportDesk::new(store.clone(), transfers.detach.get(), transfers.queue_wait.get());
+    let resumer = Resumer { exports: exports.clone(), store: store.clone() };
+    let journal = SqliteJournal::new(db.clone());
+    let engine = Engine::start_resuming(engine_config(&config), Arc::new(journal), Arc::new(resumer))?;
+    exports.open(engine.handle().clone());
     match tokio::time::timeout(RECOVERY, engine.handle().recovered()).await {
         Ok(report) => {
             let report = report?;
             if report.interrupted > 0 {
                 tracing::warn!(jobs = report.interrupted, "jobs of the last run were interrupted");
             }
+            if report.resumed > 0 {
+                tracing::info!(jobs = report.resumed, "jobs of the last run go on");
+            }
         }
         Err(_) => return Err(StartError::Recovery),
     }
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
-    let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone()));
+    let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports));
     let listening = match rest::bind(&app, tls.as_ref(), drain) {
         Ok(listening) => listening,
         Err(error) => {
@@ -134,14 +146,25 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
 }
 
 async fn open_store(config: &Config, db: &Db) -> Result<LocalStore, StartError> {
+    // Replaced content that a download of the last run may go on reading stays until that is decided.
+    let needed = db.call(|db| jobs::unfinished(db)).await?;
+    let needed: HashSet<_> = needed
+        .iter()
+        .filter_map(|job| {
+            let spec: serde_json::Value = serde_json::from_str(&job.spec).ok()?;
+            export::content_needed(&job.kind, spec.get("job")?)
+        })
+        .collect();
     let (db, data, options) = (db.clone(), config.data.clone(), config.storage.clone());
-    Ok(tokio::task::spawn_blocking(move || LocalStore::open(db, &data, options)).await??)
+    Ok(tokio::task::spawn_blocking(move || LocalStore::open(db, &data, options, &needed)).await??)
 }
 
 fn engine_config(config: &Config) -> EngineConfig {
     EngineConfig {
         keep: usize::try_from(config.tasks.keep).unwrap_or(usize::MAX),
         max_age: config.tasks.max_age.get(),
+        limits: admission::admission_limits(&config.limits),
+        bandwidth: admission::bandwidth_limits(&config.limits),
         ..EngineConfig::default()
     }
 }
@@ -151,6 +174,14 @@ impl RunningServer {
     pub fn urls(&self) -> Vec<String> {
         let scheme = if self.secure { "https" } else { "http" };
         self.addresses.iter().map(|address| format!("{scheme}://{address}")).collect()
+    }
+
+    /// Other limits from now on, for transfers at work too where that makes sense: rates at once, numbers with the
+    /// next that begins.
+    pub fn set_limits(&self, limits: &Limits) {
+        let engine = self.engine.handle();
+        engine.set_limits(admission::admission_limits(limits));
+        engine.set_bandwidth(admission::bandwidth_limits(limits));
     }
 
     /// Resolves when the HTTP server has ended by itself, which it should not.
@@ -166,10 +197,11 @@ impl RunningServer {
     pub async fn stop(self) -> Stopped {
         self.app.set_ready(false);
         let drain = self.app.config.transfers.drain.get();
-        self.app.exports.close();
         let draining = self.engine.handle().drain(drain);
-        // New connections are refused at once; the running answers end with their jobs, or with the time.
-        let (report, ()) = tokio::join!(draining, self.handle.stop(true));
+        // The engine first, so that transfers without a reader are left to the next server. New connections are
+        // refused at once; the running answers end with their jobs, or with the time.
+        let (report, (), ()) =
+            tokio::join!(draining, async { self.app.exports.close() }, self.handle.stop(true));
         self.sweeping.abort();
         if !self.serving.is_finished() {
             drop(self.serving.await);

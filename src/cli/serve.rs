@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use tokio::signal::unix::{SignalKind, signal};
 
 use crate::config::{Config, Overrides};
-use crate::server;
+use crate::server::{self, RunningServer};
 use crate::telemetry::{self, LevelHandle};
 
 /// Arguments of `gantry serve`.
@@ -64,12 +64,16 @@ pub fn run(args: ServeArgs) -> u8 {
 }
 
 /// SIGHUP: takes what may change while the server runs. A configuration that cannot be read changes nothing.
-fn reload(overrides: &Overrides, level: &LevelHandle) {
+fn reload(overrides: &Overrides, level: &LevelHandle, running: &RunningServer) {
     match Config::load(overrides) {
         Err(error) => tracing::error!(%error, "SIGHUP: the configuration is bad, nothing was changed"),
         Ok(config) => match level.set(&config.log.level) {
             Err(error) => tracing::error!(%error, "SIGHUP: the log level is bad, nothing was changed"),
-            Ok(()) => tracing::info!(level = %config.log.level, "SIGHUP: the log level was taken over"),
+            Ok(()) => {
+                running.set_limits(&config.limits);
+                let level = &config.log.level;
+                tracing::info!(%level, limits = ?config.limits, "SIGHUP: log level and limits were taken over");
+            }
         },
     }
 }
@@ -114,7 +118,7 @@ async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8
                 break;
             }
             _ = hangup.recv() => {
-                reload(overrides, level);
+                reload(overrides, level, &running);
             }
         }
     }

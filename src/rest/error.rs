@@ -17,7 +17,8 @@ use crate::formats::ImageError;
 use crate::formats::vhd::VhdError;
 use crate::image::produce::ProduceError;
 use crate::state::StateError;
-use crate::transfers::import::{BeginError, ImportError};
+use crate::transfers::admission::{NotAdmitted, TurnError};
+use crate::transfers::import::ImportError;
 
 /// A parameter or a member of a body that cannot be taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -140,6 +141,17 @@ pub enum ApiError {
     Source(ProduceError),
     /// The engine
     Engine(EngineError),
+    /// 503: no turn within the time that requests wait
+    NotAdmitted(NotAdmitted),
+    /// 409: what cannot be done to a task as it is
+    TaskState {
+        /// The task.
+        id: String,
+        /// What it is.
+        actual: &'static str,
+        /// What it would have to be.
+        expected: &'static str,
+    },
     /// The state database
     State(StateError),
     /// Authentication itself
@@ -273,6 +285,18 @@ impl ApiError {
             Self::Source(error) => {
                 show(StatusCode::INTERNAL_SERVER_ERROR, "storage_error", error.to_string())
             }
+            Self::NotAdmitted(refused) => with(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "queue_wait",
+                refused.to_string(),
+                json!({ "taskId": refused.task.to_string(), "place": refused.place, "waiting": refused.reason }),
+            ),
+            Self::TaskState { id, actual, expected } => with(
+                StatusCode::CONFLICT,
+                "incorrect_state",
+                "incorrect state".into(),
+                json!({ "object": id, "property": "state", "actual": actual, "expected": expected }),
+            ),
             Self::Engine(error) => {
                 show(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", error.to_string())
             }
@@ -302,6 +326,10 @@ impl ApiError {
             }
             Self::Engine(_) => {
                 response.insert_header((RETRY_AFTER, "5"));
+            }
+            Self::NotAdmitted(refused) => {
+                response.insert_header((RETRY_AFTER, refused.retry_after.as_secs().to_string()));
+                response.insert_header(("Gantry-Task", refused.task.to_string()));
             }
             _ => {}
         }
@@ -402,7 +430,8 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let Shown { status, code, error, data } = self.shown();
-        if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) {
+        let waited = matches!(self, Self::NotAdmitted(_));
+        if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) && !waited {
             tracing::error!(%status, code, error = ?self, "a request failed");
         }
         let mut body = json!({ "error": error, "code": code });
@@ -448,11 +477,12 @@ impl From<ImportError> for ApiError {
     }
 }
 
-impl From<BeginError> for ApiError {
-    fn from(error: BeginError) -> Self {
+impl From<TurnError> for ApiError {
+    fn from(error: TurnError) -> Self {
         match error {
-            BeginError::Engine(error) => Self::Engine(error),
-            BeginError::Store(error) => Self::Store(error),
+            TurnError::NotAdmitted(refused) => Self::NotAdmitted(refused),
+            TurnError::Aborted => Self::Aborted,
+            TurnError::Engine(error) => Self::Engine(error),
         }
     }
 }

@@ -15,7 +15,7 @@ use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
-use gantry_actors::JobFailure;
+use gantry_actors::{JobFailure, Stage, StageClock, Stopped};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::auth::Capability;
@@ -116,7 +116,10 @@ pub async fn serve(
         return Ok(response.body(HeadBody(range.end - range.start)));
     }
     let content = representation.content.row.id;
-    let wanted = ExportRequest { user: caller.user(), vdi, content, format, etag, len, range: range.clone() };
+    let is_part = status == StatusCode::PARTIAL_CONTENT;
+    let (sr, user) = (representation.content.row.sr, caller.user());
+    let range_wanted = range.clone();
+    let wanted = ExportRequest { user, vdi, sr, content, format, etag, len, range: range_wanted, is_part };
     let reader = app.exports.join(&wanted, &pin).await?;
     response.insert_header(("Gantry-Task", reader.task().to_string()));
     let body = begin(&app, &request, representation, pin, reader, range).await?;
@@ -155,21 +158,23 @@ async fn begin(
     reader: Reader,
     range: Range<u64>,
 ) -> Result<TransferBody, ApiError> {
+    let counters = Arc::new(ProduceCounters::default());
     let mut chunks = produce(
         Arc::clone(&representation.layout),
         Arc::clone(&representation.content.reader),
         range.clone(),
         Arc::clone(&representation.content.io),
         app.budget.register(),
-        Arc::new(ProduceCounters::default()),
+        Arc::clone(&counters),
     );
+    let clock = reader.progress().stage_clock(Stage::Source);
     let first = match chunks.next().await {
-        Some(Ok(chunk)) => Some(chunk),
+        Some(Ok(chunk)) => chunk,
         Some(Err(error)) => {
             reader.failed(JobFailure::new("ExportError", "storage_error", error.to_string()));
             return Err(ApiError::Source(error));
         }
-        None => None,
+        None => Bytes::new(),
     };
     let flow = Arc::new(Flow::default());
     let connection = request.conn_data::<Arc<Connection>>().map(Arc::downgrade);
@@ -184,8 +189,12 @@ async fn begin(
         }
     });
     Ok(TransferBody {
-        first,
+        ready: first,
         chunks,
+        passing: None,
+        clock,
+        counters,
+        counted: (0, 0),
         at: range.start,
         end: range.end,
         given: None,
@@ -214,9 +223,16 @@ impl MessageBody for HeadBody {
 
 /// A part of a representation on its way to a client.
 struct TransferBody {
-    first: Option<Bytes>,
+    /// The rest of the last chunk that was made.
+    ready: Bytes,
     /// Shared with the watch over the connection, on the same executor.
     chunks: Rc<RefCell<ChunkStream>>,
+    /// Waits until so many bytes may move.
+    passing: Option<(usize, Passing)>,
+    clock: StageClock,
+    counters: Arc<ProduceCounters>,
+    /// What of the counters is in the transfer's progress: bytes read, bytes of zeros.
+    counted: (u64, u64),
     at: u64,
     end: u64,
     /// What the connection was given last. It counts as sent when the connection asks for more.
@@ -227,6 +243,8 @@ struct TransferBody {
     _pin: Arc<local::Pin>,
     _representation: Representation,
 }
+
+type Passing = Pin<Box<dyn Future<Output = Result<(), Stopped>>>>;
 
 /// Why an answer was broken off.
 #[derive(Debug, thiserror::Error)]
@@ -246,6 +264,38 @@ impl TransferBody {
             self.reader.failed(JobFailure::new("ExportError", "storage_error", error.to_string()));
         }
         Poll::Ready(Some(Err(error)))
+    }
+
+    /// Asks the transfer's pace how many of the bytes that are ready may move now.
+    fn poll_pace(&mut self, cx: &mut Context<'_>) -> Poll<Result<usize, Stopped>> {
+        let pace = self.reader.pace();
+        if self.passing.is_none() {
+            let quantum = pace.quantum().and_then(|quantum| usize::try_from(quantum).ok());
+            let len = quantum.unwrap_or(usize::MAX).min(self.ready.len());
+            if quantum.is_none() && pace.is_open() {
+                return Poll::Ready(Ok(len));
+            }
+            if !pace.is_open() {
+                // It may be long.
+                self.chunks.borrow_mut().give_back();
+            }
+            let pace = pace.clone();
+            self.passing = Some((len, Box::pin(async move { pace.take(len as u64).await })));
+        }
+        let Some((len, passing)) = &mut self.passing else { return Poll::Pending };
+        let len = *len;
+        passing.as_mut().poll(cx).map(|passed| {
+            self.passing = None;
+            passed.map(|()| len)
+        })
+    }
+
+    fn count(&mut self) {
+        let (read, zero) = (self.counters.disk_bytes(), self.counters.zero_bytes());
+        let progress = self.reader.progress();
+        progress.add_read(read.saturating_sub(self.counted.0));
+        progress.add_zero(zero.saturating_sub(self.counted.1));
+        self.counted = (read, zero);
     }
 }
 
@@ -268,18 +318,30 @@ impl MessageBody for TransferBody {
         if std::future::Future::poll(this.stop.as_mut(), cx).is_ready() {
             return this.broken(Broken::Aborted);
         }
-        let chunk = match this.first.take() {
-            Some(chunk) => chunk,
-            None => match Pin::new(&mut *this.chunks.borrow_mut()).poll_next(cx) {
-                Poll::Ready(Some(Ok(chunk))) => chunk,
+        if this.ready.is_empty() {
+            let made = Pin::new(&mut *this.chunks.borrow_mut()).poll_next(cx);
+            match made {
+                Poll::Ready(Some(Ok(chunk))) => this.ready = chunk,
                 Poll::Ready(Some(Err(error))) => return this.broken(error.into()),
                 Poll::Ready(None) => return this.broken(Broken::Short { missing: this.end - this.at }),
                 Poll::Pending => {
+                    this.clock.enter(Stage::Source);
                     this.flow.waits_for_source();
                     return Poll::Pending;
                 }
-            },
+            }
+            this.count();
+        }
+        let chunk = match this.poll_pace(cx) {
+            Poll::Ready(Ok(len)) => this.ready.split_to(len),
+            Poll::Ready(Err(Stopped)) => return this.broken(Broken::Aborted),
+            Poll::Pending => {
+                this.clock.enter(Stage::Limit);
+                this.flow.waits_for_source();
+                return Poll::Pending;
+            }
         };
+        this.clock.enter(Stage::Sink);
         let len = chunk.len() as u64;
         let next = this.at.saturating_add(len);
         if next > this.end {

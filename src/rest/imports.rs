@@ -113,8 +113,6 @@ pub async fn plan(
             let format = extension.parse().map_err(|_| unknown_format(extension))?;
             caller.require(Capability::Import, Some(id), "vdi")?;
             caller.require(Capability::Change, Some(id), "vdi")?;
-            // The claim first: what is read after it stays true until the upload is through.
-            let claim = app.store.claim(vdi)?;
             let (row, _, pin) = app.store.pin_vdi(vdi).await?;
             if row.snapshot_of.is_some() {
                 return Err(no_such());
@@ -133,8 +131,7 @@ pub async fn plan(
                     return Err(ImportError::WrongSize { expected: row.virtual_size, found }.into());
                 }
             }
-            let (sr, expected, size) = (row.sr, row.content, row.virtual_size);
-            (ImportTarget::Content { vdi, sr, expected, size, claim }, format, sr_handle)
+            (ImportTarget::Content { vdi, sr: row.sr, size: row.virtual_size }, format, sr_handle)
         }
     };
     check_format(format, length, sr.content_format)?;
@@ -241,7 +238,9 @@ pub async fn receive(
         }
     };
     let new = matches!(plan.target, ImportTarget::NewVdi { .. });
-    let running = import::begin(&app.engine, &app.store, plan, Some(caller.user().to_string())).await?;
+    let patience = app.config.transfers.queue_wait.get();
+    let owner = Some(caller.user().to_string());
+    let running = import::begin(&app.engine, &app.store, plan, owner, patience).await?;
     let task = running.task();
     if let Some(refused) = feed(&app, &running, &mut payload).await {
         drop(running);

@@ -66,11 +66,12 @@ impl App {
         store: LocalStore,
         authenticator: Authenticator,
         engine: EngineHandle,
+        exports: ExportDesk,
     ) -> Self {
         let transfers = &config.transfers;
         Self {
             inventory: Inventory::new(store.clone()),
-            exports: ExportDesk::new(engine.clone(), transfers.detach.get()),
+            exports,
             budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
             connections: Connections::default(),
             ready: AtomicBool::new(false),

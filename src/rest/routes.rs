@@ -67,7 +67,12 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(read().to(list_tasks))
                 .route(web::delete().to(tasks::forget_all)),
         )
-        .service(resource("/rest/v0/tasks/{id}").route(read().to(task)).route(web::delete().to(forget_task)))
+        .service(
+            resource("/rest/v0/tasks/{id}")
+                .route(read().to(task))
+                .route(web::patch().to(adjust_task))
+                .route(web::delete().to(forget_task)),
+        )
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
         .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
 }
@@ -182,6 +187,10 @@ async fn forget_task(app: Service, caller: Caller, id: web::Path<String>) -> Ans
     tasks::forget(app, caller, &id).await
 }
 
+async fn adjust_task(app: Service, caller: Caller, id: web::Path<String>, params: Params) -> Answer {
+    tasks::adjust(app, caller, &id, params).await
+}
+
 async fn task_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     tasks::actions(app, caller, &id).await
 }
@@ -195,7 +204,11 @@ async fn act_on_task(
     let (id, action) = path.into_inner();
     match action.as_str() {
         "abort" => tasks::abort(app, caller, request, &id).await,
-        _ => Err(ApiError::NoSuchAction { name: action, reason: "a task can be aborted" }),
+        "pause" => tasks::pause(app, caller, request, &id, true).await,
+        "resume" => tasks::pause(app, caller, request, &id, false).await,
+        _ => {
+            Err(ApiError::NoSuchAction { name: action, reason: "a task can be aborted, paused and resumed" })
+        }
     }
 }
 
@@ -271,6 +284,7 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
         ("POST", ["vdis" | "srs"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
         ("POST", ["tasks" | "srs", _, "actions", _]) => true,
+        ("PATCH", ["tasks", _]) => true,
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,
     }

@@ -7,7 +7,7 @@ use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
-use gantry_actors::{EngineError, JobId, TaskView};
+use gantry_actors::{Adjustment, EngineError, JobId, TaskView};
 use serde_json::{Value, json};
 
 use crate::auth::{Capability, Principal};
@@ -17,10 +17,12 @@ use super::JSON;
 use super::caller::Caller;
 use super::collections::Listing;
 use super::error::ApiError;
-use super::query::Query;
+use super::query::{Params, Query};
 
 /// How often a connection that waits for a task is kept alive with a space.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
+/// The most urgent that a task can be made; as much below zero the least.
+const MAX_PRIORITY: i32 = 1000;
 
 fn no_such(id: &str) -> ApiError {
     ApiError::NoSuchObject { kind: "task", id: id.chars().take(64).collect() }
@@ -140,10 +142,95 @@ pub async fn abort(
         app.engine.wait_end(task.id()).await;
         return Ok(HttpResponse::NoContent().finish());
     }
-    Ok(HttpResponse::build(StatusCode::ACCEPTED)
-        .insert_header(("Location", format!("/rest/v0/tasks/{}", task.id())))
+    Ok(accepted(task.id()))
+}
+
+/// `POST /tasks/<id>/actions/pause|resume`. Answered when it is durable; the bytes stop or go on at once.
+///
+/// # Errors
+/// 404; 409 for a task that has ended.
+pub async fn pause(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: &str,
+    paused: bool,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Control, Some(id), "task")?;
+    let task = find(&app, &caller, id)?;
+    let sync = Query::of(&request)?.flag("sync")?;
+    let done = if paused { app.engine.pause(task.id()).await } else { app.engine.resume(task.id()).await };
+    done.map_err(|error| refused(id, error))?;
+    if sync {
+        return Ok(HttpResponse::NoContent().finish());
+    }
+    Ok(accepted(task.id()))
+}
+
+/// `PATCH /tasks/<id>`: `bandwidth` (bytes per second, or null) and `priority`.
+///
+/// # Errors
+/// 404; 409 for a task that has ended; 422.
+pub async fn adjust(
+    app: web::Data<App>,
+    caller: Caller,
+    id: &str,
+    mut params: Params,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Control, Some(id), "task")?;
+    let task = find(&app, &caller, id)?;
+    let bandwidth = match params.any("bandwidth") {
+        None => None,
+        Some(Value::Null) => Some(None),
+        Some(value) => {
+            let rate = rate(&value).ok_or_else(|| {
+                let message = "a whole number of bytes per second, at least 1, or null is needed";
+                ApiError::invalid("body.bandwidth", message, Some(value.clone()))
+            })?;
+            Some(Some(rate))
+        }
+    };
+    let priority = match params.any("priority") {
+        None => None,
+        Some(value) => Some(priority(&value).ok_or_else(|| {
+            let message = format!("a whole number from -{MAX_PRIORITY} to {MAX_PRIORITY} is needed");
+            ApiError::invalid("body.priority", message, Some(value.clone()))
+        })?),
+    };
+    params.nothing_else()?;
+    let to = Adjustment { priority, bandwidth };
+    if to != Adjustment::default() {
+        app.engine.adjust(task.id(), to).await.map_err(|error| refused(id, error))?;
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+/// Bodies of forms have texts only.
+fn rate(value: &Value) -> Option<u64> {
+    let rate = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    (rate > 0).then_some(rate)
+}
+
+fn priority(value: &Value) -> Option<i32> {
+    let number = value.as_i64().or_else(|| value.as_str()?.parse().ok())?;
+    i32::try_from(number).ok().filter(|number| number.abs() <= MAX_PRIORITY)
+}
+
+fn refused(id: &str, error: EngineError) -> ApiError {
+    match error {
+        EngineError::NotFound(_) => no_such(id),
+        EngineError::NotRunning { state, .. } => {
+            ApiError::TaskState { id: id.to_owned(), actual: state.as_str(), expected: "unfinished" }
+        }
+        error => error.into(),
+    }
+}
+
+fn accepted(task: JobId) -> HttpResponse {
+    HttpResponse::build(StatusCode::ACCEPTED)
+        .insert_header(("Location", format!("/rest/v0/tasks/{task}")))
         .content_type(JSON)
-        .json(json!({ "taskId": task.id().to_string(), "success": true })))
+        .json(json!({ "taskId": task.to_string(), "success": true }))
 }
 
 /// `DELETE /tasks/<id>`: forgets a task that has ended.
@@ -180,6 +267,7 @@ pub async fn actions(app: web::Data<App>, caller: Caller, id: &str) -> Result<Ht
     if id != "_" {
         find(&app, &caller, id)?;
     }
-    let links: Vec<Value> = vec![format!("/rest/v0/tasks/{id}/actions/abort").into()];
+    let link = |name: &str| Value::from(format!("/rest/v0/tasks/{id}/actions/{name}"));
+    let links = ["abort", "pause", "resume"].map(link);
     Ok(HttpResponse::Ok().content_type(JSON).json(links))
 }

@@ -117,11 +117,11 @@ async fn resize(app: &App, caller: &Caller, id: &str, object: &Value, size: u64)
             check_stored_size(size, app.store.writable_sr(sr)?.content_format)?;
         }
         let vdi: VdiId = id.parse().map_err(|_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() })?;
-        grow(&app.engine, &app.store, vdi, size, Some(caller.user().to_string())).await.map_err(|error| {
-            match error {
-                GrowError::Begin(error) => ApiError::from(error),
-                GrowError::Failed(error) => ApiError::from(error),
-            }
+        let patience = app.config.transfers.queue_wait.get();
+        let owner = Some(caller.user().to_string());
+        grow(&app.engine, &app.store, vdi, size, owner, patience).await.map_err(|error| match error {
+            GrowError::Turn(error) => ApiError::from(error),
+            GrowError::Failed(error) => ApiError::from(error),
         })?;
     }
     Ok(())

@@ -1,34 +1,55 @@
 //! Growing a disk. Content is never changed in place, so a larger disk is new content with the old bytes.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
-use gantry_actors::{EngineHandle, JobContext, NewJob, Progress, TaskProperties};
+use gantry_actors::{
+    EngineError, EngineHandle, JobContext, JobEnd, JobRecord, NewJob, Pace, Progress, Resumption,
+    RetryPolicy, Stage, TaskProperties, Work,
+};
+use serde::{Deserialize, Serialize};
 use serde_json::json;
-use tokio::sync::oneshot;
-use tokio_util::sync::CancellationToken;
 
-use crate::backends::local::{Committed, Destination, LocalStore, OpenContent, Staging};
+use crate::backends::local::{Destination, LocalStore, OpenContent, Staging};
+use crate::disk::io_pool::IoPoolError;
 use crate::disk::worker::spawn_worker;
 use crate::disk::writer::Written;
 use crate::ids::VdiId;
 
-use super::import::{BeginError, ImportError, failure, open_writer};
+use super::admission::{self, TurnError};
+use super::import::{ImportError, failure, open_writer};
 
 /// How much is copied in one go.
 const COPY_BYTES: u64 = 1 << 20;
+
+/// The kind of these jobs.
+pub const KIND: &str = "vdi.grow";
+
+/// What is stored of a growth.
+#[derive(Debug, Clone, Copy, Serialize, Deserialize)]
+struct Spec {
+    vdi: VdiId,
+    size: u64,
+}
 
 /// A growth that did not happen. The disk is as it was.
 #[derive(Debug, thiserror::Error)]
 pub enum GrowError {
     /// It could not be begun.
     #[error(transparent)]
-    Begin(#[from] BeginError),
+    Turn(#[from] TurnError),
     /// It failed.
     #[error(transparent)]
     Failed(#[from] ImportError),
 }
 
-/// Gives a VDI more room, as a job of the engine, and waits for its end.
+impl From<EngineError> for GrowError {
+    fn from(error: EngineError) -> Self {
+        Self::Turn(error.into())
+    }
+}
+
+/// Gives a VDI more room, as a job of the engine, and waits for its turn, for `patience` at most, and its end.
 ///
 /// # Errors
 /// [`GrowError`].
@@ -38,61 +59,90 @@ pub async fn grow(
     vdi: VdiId,
     size: u64,
     owner: Option<String>,
-) -> Result<Committed, GrowError> {
+    patience: Duration,
+) -> Result<(), GrowError> {
+    let sr = store.pin_vdi(vdi).await.map_err(ImportError::from)?.0.sr;
     let properties = TaskProperties {
         name: format!("Growth of VDI {vdi} to {size} bytes"),
-        task_type: "vdi.grow".into(),
+        task_type: KIND.into(),
         user_id: owner.clone(),
         object_id: Some(vdi.to_string()),
         object_type: Some("VDI".into()),
         method: Some("PATCH".into()),
         ..TaskProperties::default()
     };
-    let mut new = NewJob::new("vdi.grow", properties);
+    let mut new = NewJob::new(KIND, properties);
     new.owner = owner;
-    new.spec = json!({ "vdi": vdi, "size": size });
-    let (tell, outcome) = oneshot::channel();
-    let store = store.clone();
-    let mut ticket = engine
-        .submit(new, move |context: JobContext| async move {
-            let ended = run(&store, vdi, size, &context).await;
-            let told = match &ended {
-                Ok(_) => Ok(json!({ "id": vdi.to_string() })),
-                Err(error) => Err(failure(error)),
-            };
-            drop(tell.send(ended));
-            told
-        })
-        .await
-        .map_err(BeginError::from)?;
-    ticket.end().await;
-    Ok(outcome.await.map_err(|_| ImportError::Aborted)??)
+    new.spec = json!(Spec { vdi, size });
+    new.groups = admission::groups_of(sr);
+    new.claims = admission::writer_claims(sr, vdi);
+    new.retry = RetryPolicy::default();
+    let outcome = Arc::default();
+    let mut ticket = engine.submit_work(new, work(store, Spec { vdi, size }, Arc::clone(&outcome))).await?;
+    admission::turn(engine, &mut ticket, patience).await?;
+    let end = ticket.end().await;
+    let told = outcome.lock().unwrap_or_else(PoisonError::into_inner).take();
+    match (end, told) {
+        (JobEnd::Success(_), _) => Ok(()),
+        (_, Some(error)) => Err(error.into()),
+        (JobEnd::Failure(failure), None) => {
+            Err(ImportError::Worker(IoPoolError::Panicked { message: failure.message }).into())
+        }
+        (JobEnd::Aborted, None) => Err(ImportError::Aborted.into()),
+        (JobEnd::Interrupted, None) => Err(EngineError::Draining.into()),
+    }
 }
 
-async fn run(
-    store: &LocalStore,
-    vdi: VdiId,
-    size: u64,
-    context: &JobContext,
-) -> Result<Committed, ImportError> {
+/// Why the last attempt failed.
+type Outcome = Arc<Mutex<Option<ImportError>>>;
+
+fn work(store: &LocalStore, spec: Spec, outcome: Outcome) -> Work {
+    let store = store.clone();
+    Work::often(move |context: JobContext| {
+        let (store, outcome) = (store.clone(), Arc::clone(&outcome));
+        async move {
+            match run(&store, spec, &context).await {
+                Ok(()) => Ok(json!({ "id": spec.vdi.to_string() })),
+                Err(error) => {
+                    let failure = failure(&error);
+                    *outcome.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                    Err(failure)
+                }
+            }
+        }
+    })
+}
+
+/// How a growth of a former server goes on: from the beginning.
+pub fn resume(store: &LocalStore, record: &JobRecord) -> Option<Resumption> {
+    let spec = serde_json::from_value(record.spec.job.clone()).ok()?;
+    let work = work(store, spec, Arc::default());
+    Some(Resumption { work, retry: RetryPolicy::default(), timeout: None, waits_for_client: false })
+}
+
+async fn run(store: &LocalStore, Spec { vdi, size }: Spec, context: &JobContext) -> Result<(), ImportError> {
     let claim = store.claim(vdi)?;
     store.require_replaceable(vdi).await?;
     let (row, _, pin) = store.pin_vdi(vdi).await?;
+    // Done by the attempt before, which could not say so any more, or by somebody else meanwhile.
+    if row.virtual_size >= size {
+        return Ok(());
+    }
     let sr = store.writable_sr(row.sr)?;
     let content = store.open_content(&pin).await?;
     let staging = store.stage(&sr);
-    let copy =
-        Copy { store: store.clone(), progress: context.progress().clone(), stop: context.stop().clone() };
+    let copy = Copy { store: store.clone(), progress: context.progress().clone(), pace: context.pace() };
     let (staging, written) = spawn_worker("grow", move || copy.run(&content, staging, size))?.await??;
     let destination = Destination::Replace { vdi, expected: row.content, claim };
     let job = Some(context.id().to_string());
-    Ok(store.commit(staging, written, destination, job).await?)
+    store.commit(staging, written, destination, job).await?;
+    Ok(())
 }
 
 struct Copy {
     store: LocalStore,
     progress: Progress,
-    stop: CancellationToken,
+    pace: Pace,
 }
 
 impl Copy {
@@ -113,18 +163,21 @@ impl Copy {
         self.progress.set_total(total);
         let mut room = self.store.reserve(staging.sr(), total)?;
         let mut writer = open_writer(staging, Some(size))?;
+        let mut clock = self.progress.stage_clock(Stage::Source);
         let mut buffer = vec![0; usize::try_from(COPY_BYTES).unwrap_or(1 << 20)];
         for extent in content.map.extents().filter(|extent| extent.data) {
             let end = extent.start.saturating_add(extent.length);
             let mut at = extent.start;
             while at < end {
-                if self.stop.is_cancelled() {
-                    return Err(ImportError::Aborted);
-                }
-                let len = COPY_BYTES.min(end - at);
+                let len = COPY_BYTES.min(end - at).min(self.pace.quantum().unwrap_or(COPY_BYTES));
+                clock.enter(Stage::Limit);
+                self.pace.take_blocking(len).map_err(|_| ImportError::Aborted)?;
                 let Some(part) = buffer.get_mut(..usize::try_from(len).unwrap_or(0)) else { break };
+                clock.enter(Stage::Source);
                 content.reader.read_at(at, part)?;
+                clock.enter(Stage::Sink);
                 writer.write(at, part)?;
+                self.progress.add_read(len);
                 room.wrote(len);
                 room.check()?;
                 self.progress.add_written(len);

@@ -6,15 +6,13 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_actors::{
-    EngineError, EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Progress, TaskProperties,
+    EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Pace, Progress, Stage, TaskProperties,
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::backends::local::{
-    Committed, Destination, LocalError, LocalStore, Reservation, Sr, Staging, WriteClaim,
-};
+use crate::backends::local::{Committed, Destination, LocalError, LocalStore, Reservation, Sr, Staging};
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::worker::spawn_worker;
@@ -22,8 +20,9 @@ use crate::disk::writer::{DiskWriter, VhdIdentity, Written};
 use crate::formats::raw::RawDecoder;
 use crate::formats::vhd::StreamDecoder;
 use crate::formats::{ImageDecoder, ImageError, ImageEvent};
-use crate::ids::{ContentId, SrId, VdiId};
+use crate::ids::{SrId, VdiId};
 
+use super::admission::{self, TurnError};
 use super::digest::{Checker, Declared};
 use super::representation::vhd_identity;
 
@@ -72,12 +71,8 @@ pub enum ImportTarget {
         vdi: VdiId,
         /// On which SR it lies.
         sr: SrId,
-        /// The content that is replaced.
-        expected: ContentId,
         /// The size that it must have, bytes.
         size: u64,
-        /// The right to write it.
-        claim: WriteClaim,
     },
 }
 
@@ -198,7 +193,8 @@ pub struct RunningImport {
     feed: mpsc::Sender<Feed>,
     ticket: JobTicket,
     outcome: oneshot::Receiver<Result<Committed, ImportError>>,
-    stop: CancellationToken,
+    context: JobContext,
+    pace: Pace,
     ended: CancellationToken,
 }
 
@@ -214,15 +210,24 @@ impl RunningImport {
 
     /// Is cancelled when the import is aborted.
     pub fn stop(&self) -> &CancellationToken {
-        &self.stop
+        self.context.stop()
     }
 
-    /// Hands over the next bytes; waits while the import is behind.
+    /// Hands over the next bytes; waits while the import is behind, paused or held to a rate.
     ///
     /// # Errors
     /// [`Ended`] when there is nobody to take them.
-    pub async fn piece(&self, bytes: Bytes) -> Result<(), Ended> {
-        self.send(Feed::Piece(bytes)).await
+    pub async fn piece(&self, mut bytes: Bytes) -> Result<(), Ended> {
+        while !bytes.is_empty() {
+            let most = self.pace.quantum().and_then(|quantum| usize::try_from(quantum).ok());
+            let part = bytes.split_to(most.unwrap_or(bytes.len()).min(bytes.len()));
+            tokio::select! {
+                paced = self.pace.take(part.len() as u64) => paced.map_err(|_| Ended)?,
+                () = self.ended.cancelled() => return Err(Ended),
+            }
+            self.send(Feed::Piece(part)).await?;
+        }
+        Ok(())
     }
 
     /// Resolves when the import has ended, whether or not all bytes were handed over.
@@ -273,16 +278,17 @@ impl RunningImport {
     }
 }
 
-/// Begins an import as a job of the engine.
+/// Begins an import as a job of the engine, and waits for its turn, for `patience` at most.
 ///
 /// # Errors
-/// When the engine takes no job, or the SR cannot be written to.
+/// When the engine takes no job, or its turn does not come.
 pub async fn begin(
     engine: &EngineHandle,
     store: &LocalStore,
     plan: ImportPlan,
     owner: Option<String>,
-) -> Result<RunningImport, BeginError> {
+    patience: Duration,
+) -> Result<RunningImport, TurnError> {
     let (sr_id, kind, name, object, method) = match &plan.target {
         ImportTarget::NewVdi { sr, name_label, .. } => {
             (*sr, "vdi.import", format!("Import of {name_label}"), sr.to_string(), "POST")
@@ -291,7 +297,6 @@ pub async fn begin(
             (*sr, "vdi.replace", format!("Import into VDI {vdi}"), vdi.to_string(), "PUT")
         }
     };
-    let staging = store.stage(&store.writable_sr(sr_id)?);
     let properties = TaskProperties {
         name,
         task_type: kind.into(),
@@ -304,17 +309,22 @@ pub async fn begin(
     let mut new = NewJob::new(kind, properties);
     new.owner = owner;
     new.spec = spec(&plan);
+    new.groups = admission::groups_of(sr_id);
+    new.claims = match &plan.target {
+        ImportTarget::NewVdi { sr, .. } => admission::maker_claims(*sr),
+        ImportTarget::Content { vdi, sr, .. } => admission::writer_claims(*sr, *vdi),
+    };
     let (feed, pieces) = mpsc::channel(WAITING_PIECES);
     let (tell, outcome) = oneshot::channel();
-    let (hand_stop, stop) = oneshot::channel();
+    let (hand, handed) = oneshot::channel();
     let store = store.clone();
     let ended = CancellationToken::new();
     let over = ended.clone().drop_guard();
-    let ticket = engine
+    let mut ticket = engine
         .submit(new, move |context: JobContext| async move {
             let _over = over;
-            drop(hand_stop.send(context.stop().clone()));
-            let ended = run(store, staging, plan, pieces, &context).await;
+            drop(hand.send(context.clone()));
+            let ended = run(store, plan, pieces, &context).await;
             let told = match &ended {
                 Ok(committed) => Ok(json!({ "id": committed.vdi.to_string() })),
                 Err(error) => Err(failure(error)),
@@ -323,20 +333,10 @@ pub async fn begin(
             told
         })
         .await?;
-    // A job that was answered runs; one that ended at once has left its token as cancelled as it is.
-    let stop = stop.await.unwrap_or_default();
-    Ok(RunningImport { feed, ticket, outcome, stop, ended })
-}
-
-/// An import that could not be begun.
-#[derive(Debug, thiserror::Error)]
-pub enum BeginError {
-    /// The engine takes no job.
-    #[error(transparent)]
-    Engine(#[from] EngineError),
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] LocalError),
+    admission::turn(engine, &mut ticket, patience).await?;
+    let context = handed.await.map_err(|_| TurnError::Aborted)?;
+    let pace = context.pace();
+    Ok(RunningImport { feed, ticket, outcome, context, pace, ended })
 }
 
 fn spec(plan: &ImportPlan) -> Value {
@@ -348,9 +348,9 @@ fn spec(plan: &ImportPlan) -> Value {
         ImportTarget::NewVdi { sr, name_label, .. } => {
             json!({ "sr": sr, "name_label": name_label, "format": format, "size": size, "length": plan.length })
         }
-        ImportTarget::Content { vdi, expected, .. } => json!({
-            "vdi": vdi, "replaces": expected.to_string(), "format": format, "size": size, "length": plan.length
-        }),
+        ImportTarget::Content { vdi, .. } => {
+            json!({ "vdi": vdi, "format": format, "size": size, "length": plan.length })
+        }
     }
 }
 
@@ -372,20 +372,31 @@ pub(super) fn failure(error: &ImportError) -> JobFailure {
 
 async fn run(
     store: LocalStore,
-    staging: Staging,
     plan: ImportPlan,
     pieces: mpsc::Receiver<Feed>,
     context: &JobContext,
 ) -> Result<Committed, ImportError> {
     let ImportPlan { target, format, length, digests } = plan;
+    // What was found when the upload was planned may have changed while it waited for its turn.
+    let (sr, expected_size, destination) = match target {
+        ImportTarget::NewVdi { sr, name_label, name_description } => {
+            (sr, None, Destination::New { vdi: VdiId::random(), name_label, name_description })
+        }
+        ImportTarget::Content { vdi, size, .. } => {
+            let claim = store.claim(vdi)?;
+            let (row, _, _) = store.pin_vdi(vdi).await?;
+            store.require_replaceable(vdi).await?;
+            if row.virtual_size != size {
+                return Err(ImportError::WrongSize { expected: row.virtual_size, found: size });
+            }
+            (row.sr, Some(size), Destination::Replace { vdi, expected: row.content, claim })
+        }
+    };
+    let staging = store.stage(&store.writable_sr(sr)?);
     let progress = context.progress().clone();
     if let Some(length) = length {
         progress.set_total(length);
     }
-    let expected_size = match &target {
-        ImportTarget::NewVdi { .. } => None,
-        ImportTarget::Content { size, .. } => Some(*size),
-    };
     let intake = Intake {
         store: store.clone(),
         progress,
@@ -396,12 +407,6 @@ async fn run(
     };
     let (staging, written) =
         spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await??;
-    let destination = match target {
-        ImportTarget::NewVdi { name_label, name_description, .. } => {
-            Destination::New { vdi: VdiId::random(), name_label, name_description }
-        }
-        ImportTarget::Content { vdi, expected, claim, .. } => Destination::Replace { vdi, expected, claim },
-    };
     let job = Some(context.id().to_string());
     Ok(store.commit(staging, written, destination, job).await?)
 }
@@ -439,8 +444,12 @@ impl Intake {
         mut decoder: ImageDecoder,
         mut pieces: mpsc::Receiver<Feed>,
     ) -> Result<Written, ImportError> {
+        let mut clock = self.progress.stage_clock(Stage::Source);
         loop {
-            match pieces.blocking_recv() {
+            clock.enter(Stage::Source);
+            let next = pieces.blocking_recv();
+            clock.enter(Stage::Compute);
+            match next {
                 _ if self.stop.is_cancelled() => return Err(ImportError::Aborted),
                 None => return Err(ImportError::BrokenOff { received: self.received }),
                 Some(Feed::End) => break,
@@ -450,15 +459,19 @@ impl Intake {
                 Some(Feed::Piece(piece)) => {
                     self.received = self.received.saturating_add(piece.len() as u64);
                     self.checker.update(&piece);
+                    self.progress.add_read(piece.len() as u64);
                     self.progress.add_written(piece.len() as u64);
                     decoder.push(piece);
                 }
             }
             while let Some(event) = decoder.next_event()? {
                 target.reserve(&self.store, decoder.allocated_bytes())?;
+                clock.enter(Stage::Sink);
                 self.take(event, target)?;
+                clock.enter(Stage::Compute);
             }
         }
+        clock.enter(Stage::Sink);
         let size = decoder.finish()?.virtual_size;
         self.check_size(size)?;
         if let Some((algorithm, expected, found)) = self.checker.mismatch() {

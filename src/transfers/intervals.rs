@@ -35,6 +35,17 @@ impl Intervals {
         }
     }
 
+    /// What lies between `position` and the end of the last stretch that begins before it.
+    pub fn gap_before(&self, position: u64) -> Range<u64> {
+        let before = self.stretches.range(..position).next_back().map_or(0, |(_, end)| *end);
+        before.min(position)..position
+    }
+
+    /// The stretches in order, at most `most` of them.
+    pub fn stretches(&self, most: usize) -> Vec<(u64, u64)> {
+        self.stretches.iter().take(most).map(|(start, end)| (*start, *end)).collect()
+    }
+
     /// Number of positions in the set.
     pub fn total(&self) -> u64 {
         self.stretches.iter().map(|(start, end)| end - start).sum()
@@ -56,6 +67,17 @@ impl Intervals {
 mod tests {
     use super::*;
     use proptest::prelude::*;
+
+    #[test]
+    fn the_gap_before_a_position_ends_at_the_stretch_before_it() {
+        let mut set = Intervals::default();
+        assert_eq!(set.gap_before(7), 0..7);
+        set.add(10..20);
+        set.add(50..60);
+        let gaps: Vec<_> = [5, 10, 15, 30, 50, 70].into_iter().map(|at| set.gap_before(at)).collect();
+        assert_eq!(gaps, [0..5, 0..10, 15..15, 20..30, 20..50, 60..70]);
+        assert_eq!((set.stretches(9), set.stretches(1)), (vec![(10, 20), (50, 60)], vec![(10, 20)]));
+    }
 
     proptest! {
         #[test]

@@ -1,6 +1,7 @@
 //! The jobs: what is exported, what is imported. Each composes formats, disks and backends, and runs under the
 //! engine's supervision.
 
+pub mod admission;
 pub mod digest;
 pub mod export;
 pub mod grow;
@@ -8,3 +9,4 @@ pub mod import;
 mod intervals;
 pub mod journal;
 pub mod representation;
+pub mod resume;

@@ -119,6 +119,8 @@ struct Inner {
     claims: Mutex<HashSet<VdiId>>,
     reservations: Reservations,
     pins: Arc<Pins>,
+    /// Pins of replaced contents that somebody may go on reading after a restart.
+    kept: Mutex<Vec<Pin>>,
     caretaker: Caretaker,
 }
 
@@ -142,7 +144,14 @@ impl LocalStore {
     /// # Errors
     /// When the database or the data directory cannot be used. An SR elsewhere that cannot be taken is
     /// reported and left out, so that one lost mount does not keep the others from working.
-    pub fn open(db: Db, data: &Path, options: Storage) -> Result<Self, LocalError> {
+    ///
+    /// Contents in `needed` that nothing refers to any more are kept until [`Self::release_kept`].
+    pub fn open(
+        db: Db,
+        data: &Path,
+        options: Storage,
+        needed: &HashSet<ContentId>,
+    ) -> Result<Self, LocalError> {
         let (caretaker, chores) = Caretaker::new();
         let data = std::path::absolute(data).unwrap_or_else(|_| data.to_path_buf());
         let site = site(&db, &data, &options)?;
@@ -156,11 +165,12 @@ impl LocalStore {
             claims: Mutex::default(),
             reservations: Reservations::default(),
             pins: Pins::new(caretaker.clone()),
+            kept: Mutex::default(),
             caretaker,
         };
         let store = Self { inner: Arc::new(inner) };
         for row in store.inner.db.call_blocking(|db| Ok(disks::srs(db)?))? {
-            match store.take(&row) {
+            match store.take(&row, needed) {
                 Ok(()) => {}
                 Err(error) if row.id == site.default_sr => return Err(error),
                 Err(error) => {
@@ -252,6 +262,25 @@ impl LocalStore {
             })
             .await?;
         found.ok_or(LocalError::NoSuchVdi(id))
+    }
+
+    /// Pins content that a VDI refers to, or that somebody has pinned already.
+    ///
+    /// # Errors
+    /// [`LocalError::ContentGone`].
+    pub async fn pin_content(&self, content: ContentId) -> Result<Pin, LocalError> {
+        let pins = Arc::clone(&self.inner.pins);
+        let found = self.inner.db.call(move |db| {
+            let row = disks::find_content(db, content)?;
+            Ok(row.filter(|row| !row.dropped || pins.is_pinned(content)).map(|_| pins.pin(content)))
+        });
+        found.await?.ok_or(LocalError::ContentGone(content))
+    }
+
+    /// Lets go of the contents that were kept at the start for those who might go on reading them.
+    pub fn release_kept(&self) {
+        let kept = std::mem::take(&mut *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner));
+        drop(kept);
     }
 
     /// Opens pinned content, or joins those who have it open.

@@ -47,6 +47,11 @@ impl Pins {
         }
     }
 
+    /// Whether somebody has pinned a content.
+    pub fn is_pinned(&self, content: ContentId) -> bool {
+        self.table().contains_key(&content)
+    }
+
     /// Number of contents that are pinned.
     pub fn count(&self) -> usize {
         self.table().len()

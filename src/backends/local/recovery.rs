@@ -3,7 +3,8 @@
 
 use std::collections::HashSet;
 
-use crate::state::disks::{self, IntentRow, SrRow};
+use crate::ids::ContentId;
+use crate::state::disks::{self, ContentRow, IntentRow, SrRow};
 
 use super::sr_dir::{SrDir, SrDirError};
 use super::{LocalError, LocalStore, Sr};
@@ -13,7 +14,7 @@ impl LocalStore {
     ///
     /// # Errors
     /// When the directory is another SR's, is in use, or cannot be read.
-    pub(super) fn take(&self, row: &SrRow) -> Result<(), LocalError> {
+    pub(super) fn take(&self, row: &SrRow, needed: &HashSet<ContentId>) -> Result<(), LocalError> {
         let found = SrDir::identity(&row.path)?;
         if let Some(found) = found.filter(|found| found.uuid != row.id) {
             return Err(LocalError::BadPath {
@@ -24,7 +25,7 @@ impl LocalStore {
         let dir = SrDir::take(&row.path, row.read_only)?;
         let sr = Sr::new(row, dir)?;
         if !row.read_only {
-            self.recover(&sr)?;
+            self.recover(&sr, needed)?;
         }
         self.look_for_missing(&sr)?;
         let mut srs = self.inner.srs.write().unwrap_or_else(std::sync::PoisonError::into_inner);
@@ -37,7 +38,7 @@ impl LocalStore {
         Ok(())
     }
 
-    fn recover(&self, sr: &Sr) -> Result<(), LocalError> {
+    fn recover(&self, sr: &Sr, needed: &HashSet<ContentId>) -> Result<(), LocalError> {
         let id = sr.id;
         for intent in self.inner.db.call_blocking(move |db| Ok(disks::intents_of_sr(db, id)?))? {
             tracing::warn!(vdi = %intent.vdi, content = %intent.content, "undoing a commit that was interrupted");
@@ -45,7 +46,14 @@ impl LocalStore {
             self.inner.db.transaction_blocking(move |tx| Ok(disks::undo_intent(tx, &intent)?))?;
         }
         let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
-        for content in contents.iter().filter(|content| content.dropped) {
+        let keeps = |content: &&ContentRow| !content.dropped || needed.contains(&content.id);
+        for content in contents.iter().filter(keeps).filter(|content| content.dropped) {
+            let pin = self.inner.pins.pin(content.id);
+            // With its last pin it goes, as if the server had not been away.
+            self.inner.pins.drop_content(content.id);
+            self.inner.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(pin);
+        }
+        for content in contents.iter().filter(|content| !keeps(content)) {
             let aside = SrDir::pinned_file(content.id, content.format);
             for file in [&content.file, &aside] {
                 sr.dir.unlink(file)?;
@@ -54,7 +62,7 @@ impl LocalStore {
             self.inner.db.transaction_blocking(move |tx| Ok(disks::delete_content(tx, gone)?))?;
         }
         let kept: HashSet<&str> =
-            contents.iter().filter(|content| !content.dropped).map(|content| content.file.as_str()).collect();
+            contents.iter().filter(keeps).map(|content| content.file.as_str()).collect();
         sweep(&sr.dir, &kept)
     }
 
