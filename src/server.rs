@@ -167,6 +167,7 @@ impl RunningServer {
         self.app.set_ready(false);
         let drain = self.app.config.transfers.drain.get();
         self.app.exports.close();
+        self.app.closing.cancel();
         let draining = self.engine.handle().drain(drain);
         // New connections are refused at once; the running answers end with their jobs, or with the time.
         let (report, ()) = tokio::join!(draining, self.handle.stop(true));

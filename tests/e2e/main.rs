@@ -20,6 +20,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod objects;
@@ -53,3 +55,5 @@ mod users;
 mod vhd_legal;
 #[cfg(test)]
 mod vhd_refused;
+#[cfg(test)]
+mod watch;
