@@ -197,6 +197,7 @@ impl RunningServer {
     pub async fn stop(self) -> Stopped {
         self.app.set_ready(false);
         let drain = self.app.config.transfers.drain.get();
+        self.app.closing.cancel();
         let draining = self.engine.handle().drain(drain);
         // The engine first, so that transfers without a reader are left to the next server. New connections are
         // refused at once; the running answers end with their jobs, or with the time.

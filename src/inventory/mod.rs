@@ -5,7 +5,7 @@ mod objects;
 
 use serde_json::Value;
 
-use crate::backends::local::{LocalError, LocalStore};
+use crate::backends::local::{LocalError, LocalStore, ObjectChange};
 use crate::ids::{SrId, VdiId};
 use crate::state::disks::{self, Page};
 
@@ -89,6 +89,16 @@ impl Collection {
         }
     }
 
+    /// The id that an object of this collection has if a change may be about it. `None`: it is about none.
+    pub fn concerned(self, change: &ObjectChange) -> Option<String> {
+        match (self, change) {
+            (Self::Vdis | Self::VdiSnapshots, ObjectChange::Vdi(id)) => Some(id.to_string()),
+            (Self::Srs, ObjectChange::Sr(id)) => Some(id.to_string()),
+            (Self::Pools | Self::Hosts, ObjectChange::Label(id)) => Some(id.as_ref().to_owned()),
+            _ => None,
+        }
+    }
+
     /// The collection of a name.
     pub fn named(name: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|one| one.name() == name)
@@ -106,6 +116,11 @@ impl Inventory {
     /// An inventory of a store on this machine.
     pub fn new(store: LocalStore) -> Self {
         Self { store, host: HostFacts::gather() }
+    }
+
+    /// Changes of objects from now on; see [`LocalStore::changes`].
+    pub fn changes(&self) -> tokio::sync::broadcast::Receiver<ObjectChange> {
+        self.store.changes()
     }
 
     /// A page of a collection, in the order of ids; an empty one is the last.

@@ -80,6 +80,12 @@ impl Listing {
         Ok(Self { fields, limit: query.number("limit")?, form })
     }
 
+    /// Whether the filter keeps an object.
+    pub fn keeps(&self, _object: &Value) -> bool {
+        // A filter is refused above until there are any, so none is ever ignored.
+        true
+    }
+
     /// An object as an element of a collection.
     pub fn element(&self, object: Value, href: &str) -> Value {
         let mut members = match (&self.fields, object) {
@@ -120,7 +126,7 @@ fn push_line(body: &mut Vec<u8>, element: &Value) {
 }
 
 /// The members of an object that exist under these names; a name may be a path.
-fn picked(object: &Value, names: &[Vec<String>]) -> Map<String, Value> {
+pub fn picked(object: &Value, names: &[Vec<String>]) -> Map<String, Value> {
     let mut shown = Map::new();
     for path in names {
         let found = path.iter().try_fold(object, |value, name| value.get(name));

@@ -127,6 +127,11 @@ pub enum ApiError {
         /// Its entity tag.
         etag: String,
     },
+    /// 503: no stream of events now
+    NoStream {
+        /// Why not, and what helps.
+        message: String,
+    },
     /// 501
     NotImplemented(&'static str),
     /// 505
@@ -266,6 +271,7 @@ impl ApiError {
                 format!("no byte of the range exists: the whole has {len} bytes"),
                 json!({ "length": len, "etag": etag }),
             ),
+            Self::NoStream { message } => show(StatusCode::SERVICE_UNAVAILABLE, "no_stream", message.clone()),
             Self::NotImplemented(what) => {
                 show(StatusCode::NOT_IMPLEMENTED, "not_implemented", format!("{what} is not implemented"))
             }
@@ -324,7 +330,7 @@ impl ApiError {
             Self::PreconditionFailed { etag } | Self::ContentChanged { etag } => {
                 response.insert_header((ETAG, etag.as_str()));
             }
-            Self::Engine(_) => {
+            Self::Engine(_) | Self::NoStream { .. } => {
                 response.insert_header((RETRY_AFTER, "5"));
             }
             Self::NotAdmitted(refused) => {

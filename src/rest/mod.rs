@@ -6,6 +6,7 @@ mod collections;
 mod connection;
 mod edge;
 mod error;
+mod events;
 mod exports;
 mod flow;
 mod imports;
@@ -19,11 +20,13 @@ mod srs;
 mod tasks;
 mod users;
 mod vdis;
+mod watch;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use gantry_actors::EngineHandle;
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
 use crate::backends::local::LocalStore;
@@ -33,6 +36,7 @@ use crate::inventory::Inventory;
 use crate::transfers::export::ExportDesk;
 
 pub use connection::Connections;
+use events::Events;
 pub use service::{Listening, ServiceError, bind, sweep_connections};
 
 /// The type of JSON answers.
@@ -56,11 +60,15 @@ pub struct App {
     pub budget: Arc<Budget>,
     /// The connections of all clients.
     pub connections: Connections,
+    /// Streams of events and of tasks.
+    events: Events,
+    /// Cancelled when the server begins to stop: streams without an end of their own end then.
+    pub closing: CancellationToken,
     ready: AtomicBool,
 }
 
 impl App {
-    /// A service of a store, not ready yet.
+    /// A service of a store, not ready yet. Must be called within the server's own runtime.
     pub fn new(
         config: Config,
         store: LocalStore,
@@ -69,8 +77,11 @@ impl App {
         exports: ExportDesk,
     ) -> Self {
         let transfers = &config.transfers;
+        let (inventory, closing) = (Inventory::new(store.clone()), CancellationToken::new());
         Self {
-            inventory: Inventory::new(store.clone()),
+            events: Events::new(inventory.clone(), engine.clone(), store.db().clone(), closing.clone()),
+            closing,
+            inventory,
             exports,
             budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
             connections: Connections::default(),

@@ -14,7 +14,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, exports, public, srs, tasks, users, vdis};
+use super::{collections, events, exports, public, srs, tasks, users, vdis};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -30,6 +30,7 @@ pub fn add(config: &mut web::ServiceConfig) {
             resource("/rest/v0").route(read().to(collections::root)).route(web::head().to(collections::root)),
         );
     users_and_tasks(config);
+    streams(config);
     uploads_and_downloads(config);
     objects(config);
     config.default_service(web::route().to(public::no_route));
@@ -75,6 +76,16 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
         )
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
         .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
+}
+
+fn streams(config: &mut web::ServiceConfig) {
+    config
+        .service(resource("/rest/v0/events").route(read().to(events::routes::stream)))
+        .service(resource("/rest/v0/events/{connection}/subscriptions").route(web::post().to(subscribe)))
+        .service(
+            resource("/rest/v0/events/{connection}/subscriptions/{kind}")
+                .route(web::delete().to(unsubscribe)),
+        );
 }
 
 fn uploads_and_downloads(config: &mut web::ServiceConfig) {
@@ -212,6 +223,15 @@ async fn act_on_task(
     }
 }
 
+async fn subscribe(app: Service, caller: Caller, id: web::Path<String>, params: Params) -> Answer {
+    events::routes::subscribe(app, caller, &id, params).await
+}
+
+async fn unsubscribe(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+    let (id, kind) = path.into_inner();
+    events::routes::unsubscribe(app, caller, &id, &kind).await
+}
+
 async fn sr_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     caller.require(crate::auth::Capability::Read, Some(&id), "sr")?;
     if *id != *"_" {
@@ -283,7 +303,7 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
     match (method.as_str(), segments.as_slice()) {
         ("POST", ["vdis" | "srs"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
-        ("POST", ["tasks" | "srs", _, "actions", _]) => true,
+        ("POST", ["tasks" | "srs", _, "actions", _] | ["events", _, "subscriptions"]) => true,
         ("PATCH", ["tasks", _]) => true,
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,

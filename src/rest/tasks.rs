@@ -18,6 +18,7 @@ use super::caller::Caller;
 use super::collections::Listing;
 use super::error::ApiError;
 use super::query::{Params, Query};
+use super::watch;
 
 /// How often a connection that waits for a task is kept alive with a space.
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
@@ -50,17 +51,17 @@ pub async fn list(
 ) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, None, "task")?;
     let query = Query::of(&request)?;
-    if query.flag("watch")? {
-        return Err(if query.flag("ndjson")? {
-            ApiError::NotImplemented("watching the list of tasks")
-        } else {
-            ApiError::BadRequest {
-                code: "watch_without_ndjson",
-                message: "watch=true requires ndjson=true".into(),
-            }
+    let watch = query.flag("watch")?;
+    if watch && !query.flag("ndjson")? {
+        return Err(ApiError::BadRequest {
+            code: "watch_without_ndjson",
+            message: "watch=true requires ndjson=true".into(),
         });
     }
     let listing = Listing::of(&query)?;
+    if watch {
+        return watch::stream(&app, &caller, &request, listing, object).await;
+    }
     let tasks = app.engine.tasks();
     let visible = tasks.iter().filter(|task| sees(caller.principal(), task)).filter(|task| match &object {
         Some(object) => task.object_id() == Some(object.as_str()),

@@ -22,6 +22,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod events;
+#[cfg(test)]
 mod full_disks;
 #[cfg(test)]
 mod hostile;
@@ -57,3 +59,5 @@ mod users;
 mod vhd_legal;
 #[cfg(test)]
 mod vhd_refused;
+#[cfg(test)]
+mod watch;

@@ -168,24 +168,24 @@ fn delete_frees_the_file() {
 }
 
 #[test]
-fn a_second_writer_does_not_mix_with_the_first() {
+fn a_second_writer_waits_for_the_first_and_does_not_mix_with_it() {
     let server = Server::start();
     let vdi = server.import("?raw", noise(LEN, 1));
     let target = format!("/rest/v0/vdis/{vdi}.raw");
     let mut first = server.request("PUT", &target).begin(Some(LEN as u64));
     first.write(&noise(LEN, 2)[..LEN / 2]).expect("it takes the first half");
-    let second = server.request("PUT", &target).body(noise(LEN, 3)).send();
-    let second_won = second.head.status == 204;
-    if !second_won {
-        second.refused(409..=409);
-    }
-    let _ = first.write(&noise(LEN, 2)[LEN / 2..]);
-    let first_won = first.try_answer().is_ok_and(|answer| answer.head.status == 204);
-    let now = server.export_bytes(&vdi, "raw");
-    assert!(
-        (first_won && now == noise(LEN, 2)) || (second_won && now == noise(LEN, 3)),
-        "first {first_won}, second {second_won}, and the disk is neither's"
-    );
+    let writer = server.wait_for_task(|task| task["properties"]["state"] == "running");
+    std::thread::scope(|scope| {
+        let second = scope.spawn(|| server.request("PUT", &target).body(noise(LEN, 3)).send());
+        let waits = server.wait_for_task(|task| task["properties"]["state"] == "queued");
+        let expected = format!("task {} has VDI {vdi}", writer["id"].as_str().unwrap());
+        assert_eq!(waits["properties"]["waiting"], expected.as_str());
+        assert_eq!(waits["properties"]["place"], 1);
+        first.write(&noise(LEN, 2)[LEN / 2..]).expect("it takes the second half");
+        assert_eq!(first.answer().head.status, 204);
+        second.join().unwrap().expect(204);
+    });
+    assert!(server.export_bytes(&vdi, "raw") == noise(LEN, 3));
     wait_for_files(&server, 1);
 }
 

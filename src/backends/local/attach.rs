@@ -13,7 +13,7 @@ use crate::state::now_ms;
 
 use super::caretaker::Chore;
 use super::sr_dir::{KeptVdi, SrDir, SrDirError};
-use super::{LocalError, LocalStore, Sr, recovery};
+use super::{LocalError, LocalStore, ObjectChange, Sr, recovery};
 
 /// An SR to be made, or a directory to be attached as one.
 #[derive(Debug, Clone)]
@@ -109,6 +109,7 @@ impl LocalStore {
             .await??;
         self.inner.unavailable.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
         let taken = self.inner.srs.write().unwrap_or_else(PoisonError::into_inner).remove(&id);
+        self.inner.changes.tell(ObjectChange::Many);
         let own = self.inner.data.join("srs");
         if let Some(sr) = taken.filter(|_| only_empty && row.path.starts_with(own)) {
             let io = Arc::clone(&sr.io);
@@ -162,6 +163,7 @@ impl LocalStore {
             Ok(store_found(tx, &found)?)
         })?;
         self.inner.srs.write().unwrap_or_else(PoisonError::into_inner).insert(id, sr);
+        self.inner.changes.tell(ObjectChange::Many);
         self.attend(Chore::WriteNames(id));
         Ok(Attached { id, broken })
     }

@@ -21,7 +21,7 @@ use crate::state::{Db, StateError, now_ms};
 
 use super::caretaker::Chore;
 use super::sr_dir::{SrDir, SrDirError};
-use super::{LocalError, LocalStore, Sr, WriteClaim};
+use super::{LocalError, LocalStore, ObjectChange, Sr, WriteClaim};
 
 /// A place for content in the making. Unless it is committed, its file goes when this is dropped.
 #[derive(Debug)]
@@ -236,6 +236,11 @@ impl LocalStore {
                 Ok(Ok(Some(content)))
             })
             .await??;
+        // The disk of which this was a snapshot names it no longer.
+        for vdi in [Some(id), row.snapshot_of].into_iter().flatten() {
+            self.inner.changes.tell(ObjectChange::Vdi(vdi));
+        }
+        self.inner.changes.tell(ObjectChange::Sr(sr.id));
         self.inner.caretaker.ask(Chore::WriteNames(sr.id));
         match outcome {
             None => {}
@@ -343,6 +348,8 @@ impl LocalStore {
             Ok(Ok(()))
         };
         self.inner.db.transaction(switched).await??;
+        self.inner.changes.tell(ObjectChange::Vdi(intent.vdi));
+        self.inner.changes.tell(ObjectChange::Sr(sr.id));
         // Nothing leads to the old content any more, so nobody can begin to read it now.
         Ok(intent.old.clone().map(|old| Leftover {
             content: old.content,
@@ -401,7 +408,11 @@ impl LocalStore {
         match self.inner.db.call(move |db| Ok(disks::has_intent(db, content)?)).await {
             Ok(true) => {}
             // The transaction went through although its answer did not arrive: nothing to undo.
-            Ok(false) => return,
+            Ok(false) => {
+                self.inner.changes.tell(ObjectChange::Vdi(intent.vdi));
+                self.inner.changes.tell(ObjectChange::Sr(intent.sr));
+                return;
+            }
             Err(error) => {
                 tracing::error!(%error, "a commit could not be undone; the next start does it");
                 return;

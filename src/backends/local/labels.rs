@@ -4,7 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::state::objects::{self, ObjectDoc};
 
-use super::{LocalError, LocalStore};
+use super::{LocalError, LocalStore, ObjectChange};
 
 /// The version of the stored form.
 const LABEL_VERSION: u32 = 1;
@@ -42,7 +42,7 @@ impl LocalStore {
         kind: &'static str,
         edit: impl Fn(&mut Label) + Send + 'static,
     ) -> Result<(), LocalError> {
-        let id = id.to_owned();
+        let (id, changed) = (id.to_owned(), id.into());
         self.inner
             .db
             .transaction(move |db| {
@@ -57,6 +57,7 @@ impl LocalStore {
                 )
             })
             .await?;
+        self.inner.changes.tell(ObjectChange::Label(changed));
         Ok(())
     }
 }

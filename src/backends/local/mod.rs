@@ -5,6 +5,7 @@
 
 mod attach;
 mod caretaker;
+mod changes;
 mod commit;
 mod content;
 mod error;
@@ -20,6 +21,8 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::Duration;
 
+use tokio::sync::broadcast;
+
 use crate::config::Storage;
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPool;
@@ -32,6 +35,8 @@ use crate::state::{Db, StateError, meta, now_ms};
 
 pub use attach::{Attached, Broken, NewSr};
 use caretaker::{Caretaker, Chore};
+use changes::Changes;
+pub use changes::ObjectChange;
 pub use commit::{Committed, Destination, Staging};
 pub use content::OpenContent;
 pub use error::{LocalError, Shortage};
@@ -91,14 +96,10 @@ impl Sr {
         self.missing.lock().unwrap_or_else(PoisonError::into_inner).contains(&content)
     }
 
-    /// Notes whether the file of a content is there.
-    pub(super) fn set_missing(&self, content: ContentId, missing: bool) {
+    /// Notes whether the file of a content is there. Answers whether that is news.
+    pub(super) fn set_missing(&self, content: ContentId, missing: bool) -> bool {
         let mut list = self.missing.lock().unwrap_or_else(PoisonError::into_inner);
-        if missing {
-            list.insert(content);
-        } else {
-            list.remove(&content);
-        }
+        if missing { list.insert(content) } else { list.remove(&content) }
     }
 }
 
@@ -122,6 +123,7 @@ struct Inner {
     /// Pins of replaced contents that somebody may go on reading after a restart.
     kept: Mutex<Vec<Pin>>,
     caretaker: Caretaker,
+    changes: Changes,
 }
 
 /// Excludes other writers from a VDI for as long as it lives.
@@ -167,6 +169,7 @@ impl LocalStore {
             pins: Pins::new(caretaker.clone()),
             kept: Mutex::default(),
             caretaker,
+            changes: Changes::new(),
         };
         let store = Self { inner: Arc::new(inner) };
         for row in store.inner.db.call_blocking(|db| Ok(disks::srs(db)?))? {
@@ -207,6 +210,12 @@ impl LocalStore {
     /// The state database.
     pub fn db(&self) -> &Db {
         &self.inner.db
+    }
+
+    /// Changes of objects from now on. Bounded: a listener that lags behind is told how many it missed, and has
+    /// to look at all objects again.
+    pub fn changes(&self) -> broadcast::Receiver<ObjectChange> {
+        self.inner.changes.listen()
     }
 
     /// An SR that is attached.
@@ -313,7 +322,7 @@ impl LocalStore {
             match opened {
                 Ok(open) if unmoved => {
                     let open = Arc::new(open);
-                    sr.set_missing(content, false);
+                    self.note_missing(&sr, content, false).await;
                     pin.share(&open);
                     return Ok(open);
                 }
@@ -324,12 +333,23 @@ impl LocalStore {
                     tokio::time::sleep(Duration::from_millis(20 << tries)).await;
                 }
                 Err(LocalError::Disk(DiskError::NotFound { .. })) => {
-                    sr.set_missing(content, true);
+                    self.note_missing(&sr, content, true).await;
                     return Err(LocalError::FileMissing { sr: sr.id, file });
                 }
                 Err(error) => return Err(error),
                 Ok(_) => return Err(LocalError::ContentGone(content)),
             }
+        }
+    }
+
+    /// Notes whether the file of a content is there, and tells of the VDIs that show it.
+    async fn note_missing(&self, sr: &Sr, content: ContentId, missing: bool) {
+        if !sr.set_missing(content, missing) {
+            return;
+        }
+        match self.inner.db.call(move |db| Ok(disks::vdis_of_content(db, content)?)).await {
+            Ok(vdis) => vdis.into_iter().for_each(|vdi| self.inner.changes.tell(ObjectChange::Vdi(vdi))),
+            Err(error) => tracing::warn!(%error, "nobody is told that a file is missing or there again"),
         }
     }
 
@@ -353,6 +373,7 @@ impl LocalStore {
             })
             .await?;
         let sr = found.ok_or(LocalError::NoSuchVdi(id))?;
+        self.inner.changes.tell(ObjectChange::Vdi(id));
         self.inner.caretaker.ask(Chore::WriteNames(sr));
         Ok(())
     }
@@ -379,6 +400,7 @@ impl LocalStore {
         if !found {
             return Err(LocalError::NoSuchSr(id));
         }
+        self.inner.changes.tell(ObjectChange::Sr(id));
         self.inner.caretaker.ask(Chore::WriteNames(id));
         Ok(())
     }
@@ -416,6 +438,7 @@ impl LocalStore {
                 sr.dir.sync_folder_of(file)?;
             }
             self.inner.db.transaction_blocking(move |tx| Ok(disks::delete_content(tx, content)?))?;
+            self.inner.changes.tell(ObjectChange::Sr(row.sr));
         }
         Ok(())
     }

@@ -192,7 +192,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let db = Db::open(&folder.path().join("gantry.db")).unwrap();
         let options = Storage { reserve: Size(0), ..Storage::default() };
-        let store = LocalStore::open(db, folder.path(), options).unwrap();
+        let store = LocalStore::open(db, folder.path(), options, &Default::default()).unwrap();
         let second = NewSr {
             name_label: "second".into(),
             name_description: None,

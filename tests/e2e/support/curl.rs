@@ -101,6 +101,11 @@ impl Curl {
         }
     }
 
+    /// The command line so far, for who reads the output as it comes.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Starts it with the body thrown away; the caller waits for it or kills it.
     pub fn spawn(mut self, url: &str) -> Child {
         self.command.arg("-o").arg("/dev/null").arg(url).stdout(Stdio::null()).stderr(Stdio::null());

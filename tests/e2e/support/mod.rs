@@ -5,6 +5,7 @@ pub mod curl;
 pub mod disk;
 pub mod http;
 pub mod server;
+pub mod stream;
 pub mod tools;
 pub mod vhd;
 pub mod wait;

@@ -387,6 +387,32 @@ impl Server {
         })
     }
 
+    /// Waits until some task is as wished and returns its record.
+    #[track_caller]
+    pub fn wait_for_task(&self, is: impl Fn(&Value) -> bool) -> Value {
+        wait::until(Duration::from_secs(30), || {
+            let tasks = self.json("/rest/v0/tasks?fields=*");
+            let found = tasks.as_array().and_then(|tasks| tasks.iter().find(|task| is(task)).cloned());
+            found.ok_or_else(|| format!("no task is as wished: {tasks:#}"))
+        })
+    }
+
+    /// Waits until a task is in one of the engine's states and returns its record.
+    #[track_caller]
+    pub fn task_in(&self, id: &str, states: &[&str]) -> Value {
+        wait::until(Duration::from_secs(30), || {
+            let task = self.task(id);
+            let state = task["properties"]["state"].as_str().unwrap_or_default();
+            if states.contains(&state) { Ok(task) } else { Err(format!("not {states:?}: {task}")) }
+        })
+    }
+
+    /// Does something to a task.
+    #[track_caller]
+    pub fn act(&self, task: &str, action: &str) {
+        self.request("POST", &format!("/rest/v0/tasks/{task}/actions/{action}?sync")).send().expect(204);
+    }
+
     /// Runs a download by curl and returns what came of it.
     pub fn curl(&self) -> Curl {
         Curl::new(self)
