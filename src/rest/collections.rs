@@ -80,6 +80,18 @@ impl Listing {
         Ok(Self { fields, limit: query.number("limit")?, form })
     }
 
+    /// Whether a whole object belongs in the answer.
+    pub fn keeps(&self, _object: &Value) -> bool {
+        // `of` lets no filter through yet, and without one everything belongs.
+        true
+    }
+
+    /// A whole object as it is shown, or nothing where the filter does not match it. What cannot be refused any
+    /// more, such as a stream of changes that has begun, asks this.
+    pub fn shown(&self, object: Value, href: &str) -> Option<Value> {
+        self.keeps(&object).then(|| self.element(object, href))
+    }
+
     /// An object as an element of a collection.
     pub fn element(&self, object: Value, href: &str) -> Value {
         let mut members = match (&self.fields, object) {
