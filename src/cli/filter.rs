@@ -95,8 +95,11 @@ fn lines(args: &FilterArgs, out: &mut dyn Write) -> Result<(), LinesError> {
         if text.iter().all(u8::is_ascii_whitespace) {
             continue;
         }
-        let object: Value =
-            serde_json::from_slice(&text).map_err(|source| LinesError::Json { file: file(), line, source })?;
+        let object: Value = serde_json::from_slice(&text).map_err(|source| LinesError::Json {
+            file: file(),
+            line,
+            source,
+        })?;
         if filter.matches(&object).map_err(|source| LinesError::Evaluate { file: file(), line, source })? {
             if text.last() != Some(&b'\n') {
                 text.push(b'\n');

@@ -39,7 +39,7 @@ fn find(app: &App, caller: &Caller, id: &str) -> Result<TaskView, ApiError> {
 /// `GET /tasks`; with an object, the tasks of that object.
 ///
 /// # Errors
-/// 422 for parameters that cannot be taken; 400 for `watch` without `ndjson`.
+/// 422 for parameters that cannot be taken; 400 for `watch` without `ndjson` and for a filter that is none.
 pub async fn list(
     app: web::Data<App>,
     caller: Caller,
@@ -58,15 +58,14 @@ pub async fn list(
             }
         });
     }
-    let listing = Listing::of(&query)?;
+    let listing = Listing::of(&query).await?;
     let tasks = app.engine.tasks();
     let visible = tasks.iter().filter(|task| sees(caller.principal(), task)).filter(|task| match &object {
         Some(object) => task.object_id() == Some(object.as_str()),
         None => true,
     });
-    let elements =
-        visible.map(|task| listing.element(task.to_json(), &format!("/rest/v0/tasks/{}", task.id())));
-    Ok(listing.answer(elements.collect()))
+    let linked = visible.map(|task| (task.to_json(), format!("/rest/v0/tasks/{}", task.id())));
+    listing.answer(linked.collect()).await
 }
 
 /// `GET /tasks/<id>`, which may wait for its end (`wait=true`, `wait=result`) or its next change (`wait`).

@@ -5,8 +5,9 @@
 use std::sync::LazyLock;
 
 /// The code units that are not their own canonical form, in order, each with its form.
-static UNITS: LazyLock<Vec<(u16, u16)>> =
-    LazyLock::new(|| (0..=u16::MAX).map(|unit| (unit, upper(unit))).filter(|(unit, form)| unit != form).collect());
+static UNITS: LazyLock<Vec<(u16, u16)>> = LazyLock::new(|| {
+    (0..=u16::MAX).map(|unit| (unit, upper(unit))).filter(|(unit, form)| unit != form).collect()
+});
 
 fn upper(unit: u16) -> u16 {
     // Half of a pair has no case.

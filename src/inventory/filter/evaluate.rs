@@ -77,7 +77,9 @@ fn found(leaf: &Leaf, item: Item<'_>, work: &mut Work) -> Result<bool, EvaluateE
         Item::Text(text) => {
             work.spend(text.len())?;
             match leaf {
-                Leaf::Word { lower } | Leaf::Number { lower, .. } => Ok(text.to_lowercase().contains(lower.as_str())),
+                Leaf::Word { lower } | Leaf::Number { lower, .. } => {
+                    Ok(text.to_lowercase().contains(lower.as_str()))
+                }
                 Leaf::Glob(glob) => Ok(glob.matches(text)),
                 Leaf::Pattern(pattern) => pattern.is_match(text),
             }

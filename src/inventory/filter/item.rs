@@ -44,9 +44,13 @@ impl<'a> Item<'a> {
         match self {
             Self::Missing | Self::Null | Self::Bool(_) | Self::Number(_) => Self::Missing,
             Self::Text(text) if name == "length" => Self::Number(text.encode_utf16().count() as f64),
-            Self::Text(text) => index(name).and_then(|index| unit(text, index)).map_or(Self::Missing, Self::Text),
+            Self::Text(text) => {
+                index(name).and_then(|index| unit(text, index)).map_or(Self::Missing, Self::Text)
+            }
             Self::Array(list) if name == "length" => Self::Number(list.len() as f64),
-            Self::Array(list) => index(name).and_then(|index| list.get(index)).map_or(Self::Missing, Self::of),
+            Self::Array(list) => {
+                index(name).and_then(|index| list.get(index)).map_or(Self::Missing, Self::of)
+            }
             Self::Object(members) => members.get(name).map_or(Self::Missing, Self::of),
         }
     }
@@ -115,6 +119,8 @@ pub fn searched(members: &Map<String, Value>) -> impl Iterator<Item = &Value> {
     let length = length.filter(|length| (0.0..=MAX_LENGTH).contains(length) && length.fract() == 0.0);
     members
         .iter()
-        .filter(move |(name, _)| length.is_none_or(|length| index(name).is_some_and(|index| (index as f64) < length)))
+        .filter(move |(name, _)| {
+            length.is_none_or(|length| index(name).is_some_and(|index| (index as f64) < length))
+        })
         .map(|(_, value)| value)
 }

@@ -84,7 +84,7 @@ pub enum FilterError {
     /// A regular expression that is none, or that cannot be translated.
     #[error("Invalid regular expression: /{pattern}/: {fault}")]
     Pattern {
-        /// What is between the slashes.
+        /// What is between the slashes, or the beginning of it.
         pattern: String,
         /// What is wrong with it.
         fault: PatternFault,
@@ -115,7 +115,7 @@ pub enum EvaluateError {
          repetition, look-around or back-references"
     )]
     Backtracking {
-        /// What is between the slashes.
+        /// What is between the slashes, or the beginning of it.
         pattern: String,
         /// The most steps that it may take.
         limit: usize,
@@ -126,7 +126,7 @@ pub enum EvaluateError {
          such expressions search no more than {limit}"
     )]
     LongText {
-        /// What is between the slashes.
+        /// What is between the slashes, or the beginning of it.
         pattern: String,
         /// The length of the text.
         bytes: usize,

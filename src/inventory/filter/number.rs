@@ -4,8 +4,8 @@
 pub fn is_white_space(c: char) -> bool {
     matches!(
         c,
-        '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'..='\u{200a}'
-            | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}' | '\u{feff}'
+        '\t' | '\n' | '\u{b}' | '\u{c}' | '\r' | ' ' | '\u{a0}' | '\u{1680}' | '\u{2000}'
+            ..='\u{200a}' | '\u{2028}' | '\u{2029}' | '\u{202f}' | '\u{205f}' | '\u{3000}' | '\u{feff}'
     )
 }
 
@@ -96,9 +96,10 @@ mod tests {
             assert_eq!(number(text), expected, "{text:?}");
         }
         assert!(number("-0").is_sign_negative());
-        for text in
-            ["a", "-", "+", ".", "1_000", "1e", "e1", "1e+", "0x", "-0x10", "0xg", "inf", "nan", "NaN", "infinity", "1 2"]
-        {
+        for text in [
+            "a", "-", "+", ".", "1_000", "1e", "e1", "1e+", "0x", "-0x10", "0xg", "inf", "nan", "NaN",
+            "infinity", "1 2",
+        ] {
             assert!(number(text).is_nan(), "{text:?}");
         }
     }

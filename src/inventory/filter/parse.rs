@@ -3,7 +3,7 @@
 
 use super::glob::Glob;
 use super::number::{is_white_space, number};
-use super::pattern::Pattern;
+use super::pattern::{Pattern, shortened};
 use super::{FilterError, MAX_BYTES, MAX_DEPTH, MAX_PATTERNS};
 
 /// A part of an expression.
@@ -280,7 +280,7 @@ impl<'a> Parser<'a> {
             return Err(FilterError::TooManyPatterns);
         }
         let pattern = Pattern::new(source, ignore_case, self.shares)
-            .map_err(|fault| FilterError::Pattern { pattern: source.to_owned(), fault })?;
+            .map_err(|fault| FilterError::Pattern { pattern: shortened(source), fault })?;
         Ok(Some(Term::Leaf(Leaf::Pattern(pattern))))
     }
 }

@@ -25,9 +25,13 @@ const BACKTRACK_LIMIT: usize = 200_000;
 /// Longest text that is searched with a pattern whose time is not linear, bytes.
 const MAX_TEXT: usize = 32 << 10;
 
+/// Longest part of a pattern that messages quote, characters.
+const MAX_QUOTED: usize = 100;
+
 /// A compiled regular expression.
 #[derive(Debug)]
 pub struct Pattern {
+    /// What is between the slashes, for messages.
     source: String,
     ignore_case: bool,
     is_linear: bool,
@@ -105,7 +109,7 @@ impl Pattern {
             .max_prog_size(share / 64)
             .build()
             .map_err(|error| fault(&error))?;
-        Ok(Self { source: source.to_owned(), ignore_case, is_linear: translated.is_linear, regex })
+        Ok(Self { source: shortened(source), ignore_case, is_linear: translated.is_linear, regex })
     }
 
     /// Whether a part of the text matches.
@@ -117,10 +121,9 @@ impl Pattern {
             let pattern = self.source.clone();
             return Err(EvaluateError::LongText { pattern, bytes: text.len(), limit: MAX_TEXT });
         }
-        self.regex.is_match(&*self.haystack(text)).map_err(|_| EvaluateError::Backtracking {
-            pattern: self.source.clone(),
-            limit: BACKTRACK_LIMIT,
-        })
+        self.regex
+            .is_match(&*self.haystack(text))
+            .map_err(|_| EvaluateError::Backtracking { pattern: self.source.clone(), limit: BACKTRACK_LIMIT })
     }
 
     /// The text as it is searched: a character for each code unit, in canonical case where case does not matter.
@@ -131,6 +134,14 @@ impl Pattern {
             (false, false) => text.encode_utf16().map(units::stand_in).collect(),
             (false, true) => text.encode_utf16().map(case::canonical).map(units::stand_in).collect(),
         }
+    }
+}
+
+/// A pattern as messages quote it.
+pub fn shortened(source: &str) -> String {
+    match source.char_indices().nth(MAX_QUOTED) {
+        Some((end, _)) => format!("{}…", source.get(..end).unwrap_or_default()),
+        None => source.to_owned(),
     }
 }
 

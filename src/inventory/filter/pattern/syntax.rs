@@ -182,8 +182,10 @@ impl Parser<'_> {
         let node = self.atom(depth)?;
         // A brace that begins no quantifier is a character.
         let Some((min, max)) = self.quantifier() else { return Ok(node) };
-        let repeatable =
-            !matches!(node, Node::Start | Node::End | Node::Boundary { .. } | Node::Look { behind: true, .. });
+        let repeatable = !matches!(
+            node,
+            Node::Start | Node::End | Node::Boundary { .. } | Node::Look { behind: true, .. }
+        );
         if !repeatable {
             return Err(PatternFault::NothingToRepeat);
         }
@@ -336,7 +338,9 @@ impl Parser<'_> {
                 self.at += 1;
                 let name = if self.take("<") { self.name().ok() } else { None };
                 let number = name.and_then(|name| self.names.iter().find(|(known, _)| *known == name));
-                return number.map(|(_, number)| Node::Reference(*number)).ok_or(PatternFault::InvalidReference);
+                return number
+                    .map(|(_, number)| Node::Reference(*number))
+                    .ok_or(PatternFault::InvalidReference);
             }
             _ => {}
         }
@@ -430,7 +434,8 @@ impl Parser<'_> {
             }
             let first = self.class_atom()?;
             // A hyphen at the end is a character, and so is one beside a set.
-            let ranged = self.looks_at("-") && self.units.get(self.at + 1).is_some_and(|next| *next != unit(']'));
+            let ranged =
+                self.looks_at("-") && self.units.get(self.at + 1).is_some_and(|next| *next != unit(']'));
             if !ranged {
                 ranges.extend_from_slice(first.ranges());
                 continue;

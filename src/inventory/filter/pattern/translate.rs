@@ -66,10 +66,7 @@ enum Step {
         again: bool,
     },
     /// Into what is looked for.
-    Look {
-        behind: bool,
-        negated: bool,
-    },
+    Look { behind: bool, negated: bool },
     /// Into a group.
     Capture,
 }
@@ -131,7 +128,8 @@ impl Places {
     fn meaning(&self, number: usize, reference: &[Step]) -> Result<Meaning, PatternFault> {
         // A group that was dropped because it can never take part.
         let Some(capture) = self.captures.get(&number) else { return Ok(Meaning::Empty) };
-        let looks_behind = |path: &[Step]| path.iter().any(|step| matches!(step, Step::Look { behind: true, .. }));
+        let looks_behind =
+            |path: &[Step]| path.iter().any(|step| matches!(step, Step::Look { behind: true, .. }));
         if looks_behind(reference) || looks_behind(capture) {
             return Err(PatternFault::ReferenceBehind);
         }
@@ -145,9 +143,11 @@ impl Places {
         if !comes_after || below.iter().any(|step| matches!(step, Step::Look { negated: true, .. })) {
             return Ok(Meaning::Empty);
         }
-        let is_optional =
-            |path: &[Step]| path.iter().any(|step| matches!(step, Step::Choice(_) | Step::Repeat { optional: true, .. }));
-        let repeats = |path: &[Step]| path.iter().any(|step| matches!(step, Step::Repeat { again: true, .. }));
+        let is_optional = |path: &[Step]| {
+            path.iter().any(|step| matches!(step, Step::Choice(_) | Step::Repeat { optional: true, .. }))
+        };
+        let repeats =
+            |path: &[Step]| path.iter().any(|step| matches!(step, Step::Repeat { again: true, .. }));
         for (at, step) in below.iter().enumerate() {
             let (above, inside) = below.split_at_checked(at + 1).unwrap_or((below, &[]));
             let forgets = matches!(step, Step::Repeat { again: true, .. }) && is_optional(inside);
@@ -239,7 +239,7 @@ impl Writer {
         }
         let begin = self.out.len();
         match node {
-            Node::One(_) | Node::Unit(_) => self.node(node)?,
+            Node::One(_) | Node::Unit(_) | Node::Capture(..) | Node::Look { .. } => self.node(node)?,
             node => self.group("(?:", node)?,
         }
         self.counted = outer;
