@@ -20,6 +20,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod filter;
+#[cfg(test)]
 mod hostile;
 #[cfg(test)]
 mod objects;

@@ -1,9 +1,14 @@
+#[path = "../../../fuzz/filter_harness.rs"]
+mod harness;
+
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
 use super::*;
+use crate as gantry;
 
 fn verdict(filter: &str, object: &Value) -> Result<bool, String> {
     let filter: Filter = filter.parse().map_err(|error: FilterError| error.to_string())?;
@@ -127,6 +132,8 @@ fn regular_expressions_mean_what_they_mean_in_ecmascript() {
         (r"/^(?:(a)|b)\1$/", "b", true),
         (r"/^(?:(a)|b)\1$/", "a", false),
         (r"/^(a\1)$/", "a", true),
+        (r"/^(a+)+\1$/", "aaa", true),
+        (r"/^(?:(a+){1,}\1){1,2}$/", "aaa", true),
         (r"/\101\0?\x42\cJ/", "AB\n", true),
         (r"/[\b]/", "\u{8}", true),
         (r"/^(?<year>\d{4})-\k<year>$/", "2024-2024", true),
@@ -158,6 +165,7 @@ fn what_is_no_regular_expression_says_why() {
         // ECMAScript knows these, but they cannot be translated.
         ("(?:(a)|b)*\\1", PatternFault::ForgottenReference),
         ("(?<=(a)\\1)", PatternFault::ReferenceBehind),
+        ("(?:é{1000}){100}", PatternFault::TooLarge),
         ("(?:a{1000}){1000}", PatternFault::TooLarge),
     ] {
         let told = format!("/{pattern}/").parse::<Filter>().map(drop);
@@ -205,6 +213,19 @@ fn what_is_too_long_too_deep_or_too_much_is_refused_with_the_limit() {
     let filter: Filter = format!("|({words})").parse().unwrap();
     let object = json!("y".repeat(100_000));
     assert!(matches!(filter.matches(&object), Err(EvaluateError::TooMuchWork { .. })));
+}
+
+#[test]
+fn the_vectors_and_the_seeds_pass_what_the_fuzzer_checks() {
+    let vectors: Vec<Value> =
+        serde_json::from_str(include_str!("../../../tests/corpus/filter/vectors.json")).unwrap();
+    for vector in vectors {
+        harness::filter(format!("{}\n{}", vector["filter"].as_str().unwrap(), vector["object"]).as_bytes());
+    }
+    let seeds = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/corpus/filter/seeds");
+    for seed in std::fs::read_dir(seeds).unwrap() {
+        harness::filter(&std::fs::read(seed.unwrap().path()).unwrap());
+    }
 }
 
 /// Expressions that mean something more often than random text does.

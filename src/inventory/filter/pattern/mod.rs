@@ -19,7 +19,7 @@ use super::case;
 /// Memory for the compiled patterns of one expression, bytes; each has a share of it.
 const MAX_COMPILED: usize = 8 << 20;
 /// The largest share.
-const MAX_SHARE: usize = 2 << 20;
+const MAX_SHARE: usize = 4 << 20;
 /// Steps back that a pattern may take on one text.
 const BACKTRACK_LIMIT: usize = 200_000;
 /// Longest text that is searched with a pattern whose time is not linear, bytes.
@@ -34,6 +34,7 @@ pub struct Pattern {
     /// What is between the slashes, for messages.
     source: String,
     ignore_case: bool,
+    /// Whether the time is linear in the length of the text.
     is_linear: bool,
     regex: Regex,
 }
@@ -107,9 +108,12 @@ impl Pattern {
             .delegate_size_limit(share)
             .delegate_dfa_size_limit(share)
             .max_prog_size(share / 64)
+            // fancy-regex 0.20.2 takes `(a+)+` for `(a+)`, which captures something else.
+            .optimize(!translated.refers_back)
             .build()
             .map_err(|error| fault(&error))?;
-        Ok(Self { source: shortened(source), ignore_case, is_linear: translated.is_linear, regex })
+        let is_linear = !translated.looks_around && !translated.refers_back;
+        Ok(Self { source: shortened(source), ignore_case, is_linear, regex })
     }
 
     /// Whether a part of the text matches.

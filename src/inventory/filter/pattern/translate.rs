@@ -19,8 +19,10 @@ const MAX_COUNT: u32 = 100_000;
 pub struct Translated {
     /// Its text.
     pub pattern: String,
-    /// Whether the time is linear: it neither looks around nor refers back.
-    pub is_linear: bool,
+    /// Whether it looks at what it does not take.
+    pub looks_around: bool,
+    /// Whether it refers to what a group captured.
+    pub refers_back: bool,
 }
 
 /// Translates an expression.
@@ -41,14 +43,15 @@ pub fn translate(node: &Node) -> Result<Translated, PatternFault> {
     let numbers = captured.into_iter().zip(1..).collect();
     let mut writer = Writer {
         out: String::new(),
-        is_linear: true,
+        looks_around: false,
+        refers_back: false,
         behind: false,
         numbers,
         references: references.into_iter(),
         counted: 1,
     };
     writer.node(node)?;
-    Ok(Translated { pattern: writer.out, is_linear: writer.is_linear })
+    Ok(Translated { pattern: writer.out, looks_around: writer.looks_around, refers_back: writer.refers_back })
 }
 
 /// A step from the root of an expression to a node in it.
@@ -167,7 +170,8 @@ impl Places {
 
 struct Writer {
     out: String,
-    is_linear: bool,
+    looks_around: bool,
+    refers_back: bool,
     /// Whether it is inside of something that looks behind.
     behind: bool,
     /// The groups that have to capture, each with its number in the pattern.
@@ -190,7 +194,7 @@ impl Writer {
                 self.group(open, node)?;
             }
             Node::Look { behind, negated, node } => {
-                self.is_linear = false;
+                self.looks_around = true;
                 let outer = self.behind;
                 self.behind |= *behind;
                 let open = match (behind, negated) {
@@ -267,7 +271,7 @@ impl Writer {
             return;
         }
         // Looking behind, the engine's own boundary gives up on text that is not ASCII.
-        self.is_linear = false;
+        self.looks_around = true;
         let mut word = String::new();
         Units::word().write(&mut word);
         let (first, second) = if negated { ("=", "!") } else { ("!", "=") };
@@ -281,7 +285,7 @@ impl Writer {
             Some(Meaning::Captured(group)) => format!(r"(?:\{})", number(group)),
             Some(Meaning::CapturedOrEmpty(group)) => format!(r"(?({0})\{0}|)", number(group)),
         };
-        self.is_linear = false;
+        self.refers_back = true;
         self.out.push_str(&written);
     }
 }
