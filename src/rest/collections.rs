@@ -488,6 +488,20 @@ mod tests {
         assert_eq!(shown("fields=*")["id"], "x");
     }
 
+    #[tokio::test]
+    async fn a_change_is_shown_as_an_element_or_not_at_all() {
+        let query = Query::parse("filter=status:pending&fields=id").unwrap();
+        let listing = Listing::of(&query).await.unwrap();
+        let shown = |status| listing.shown(json!({"id": "x", "status": status}), "/l");
+        assert_eq!(shown("pending"), Some(json!({"id": "x", "href": "/l"})));
+        assert_eq!(shown("success"), None);
+        let hard = Query::parse("filter=/(a%2Ba%2B)%2B(?!z)y/").unwrap();
+        let text = json!("a".repeat(60));
+        let listing = Listing::of(&hard).await.unwrap();
+        assert!(!listing.keeps(&text), "what takes too long is left out");
+        assert!(listing.select(vec![text]).await.is_err(), "where it can be, it is refused");
+    }
+
     #[test]
     fn markdown_is_a_table_of_the_members_or_a_list_of_links() {
         assert_eq!(markdown(&[]), "No results.\n");
