@@ -2,6 +2,7 @@
 
 pub mod check;
 pub mod demo;
+pub mod filter;
 pub mod serve;
 pub mod token;
 pub mod user;
@@ -27,6 +28,8 @@ enum Command {
     Check(check::CheckArgs),
     /// Show the main job in one minute: a disk in, out in every form, cut and resumed, every byte compared
     Demo(demo::DemoArgs),
+    /// Print the lines of a file whose JSON value matches a filter expression
+    Filter(filter::FilterArgs),
     /// Add, change and remove users
     User(user::UserArgs),
     /// Create, list and revoke tokens
@@ -39,6 +42,7 @@ pub fn run(cli: Cli) -> u8 {
         Command::Serve(args) => serve::run(args),
         Command::Check(args) => check::run(&args),
         Command::Demo(args) => demo::run(args),
+        Command::Filter(args) => filter::run(&args),
         Command::User(args) => finish(user::run(&args, &mut std::io::stdout().lock())),
         Command::Token(args) => finish(token::run(&args, &mut std::io::stdout().lock())),
     }

@@ -1,5 +1,6 @@
 //! The object model in Xen Orchestra's shape: what the store knows, as clients of its REST dialect expect it.
 
+pub mod filter;
 mod host;
 mod objects;
 

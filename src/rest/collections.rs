@@ -5,8 +5,10 @@ use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
 use serde_json::{Map, Value};
+use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Capability, Principal};
+use crate::inventory::filter::Filter;
 use crate::inventory::{Collection, Inventory};
 
 use super::App;
@@ -30,11 +32,49 @@ enum Fields {
 }
 
 /// How a collection is to be answered.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Listing {
+    /// Nothing where every object belongs in the answer.
+    selection: Option<Selection>,
     fields: Fields,
     limit: Option<u64>,
     form: Form,
+}
+
+/// Which objects belong in the answer.
+#[derive(Debug, Clone)]
+struct Selection {
+    /// The expression, as it was given.
+    text: String,
+    filter: Filter,
+}
+
+impl Selection {
+    /// Reads an expression; nothing where it is blank. One with regular expressions, which are compiled, is read on
+    /// a thread that may be busy.
+    ///
+    /// # Errors
+    /// 400 for an expression that is none.
+    async fn of(text: &str) -> Result<Option<Self>, ApiError> {
+        let parsed = if text.contains('/') {
+            let text = text.to_owned();
+            let parsing = tokio::task::spawn_blocking(move || text.parse::<Filter>());
+            parsing.await.map_err(|_| ApiError::Unfinished("reading the filter"))?
+        } else {
+            text.parse()
+        };
+        let filter = parsed
+            .map_err(|error| ApiError::BadFilter { filter: text.into(), message: error.to_string() })?;
+        Ok((!filter.is_blank()).then(|| Self { text: text.into(), filter }))
+    }
+
+    /// # Errors
+    /// 400 when the filter takes too much work on this object.
+    fn selects(&self, object: &Value) -> Result<bool, ApiError> {
+        self.filter
+            .matches(object)
+            .map_err(|error| ApiError::BadFilter { filter: self.text.clone(), message: error.to_string() })
+    }
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -48,11 +88,15 @@ impl Listing {
     /// Reads the parameters that all collections take.
     ///
     /// # Errors
-    /// 422 for what cannot be taken; 501 for a filter, which is not evaluated yet.
-    pub fn of(query: &Query) -> Result<Self, ApiError> {
-        if query.text("filter")?.is_some_and(|filter| !filter.trim().is_empty()) {
-            return Err(ApiError::NotImplemented("the filter language"));
-        }
+    /// 422 for what cannot be taken, 400 for a filter that is none.
+    pub async fn of(query: &Query) -> Result<Self, ApiError> {
+        let mut listing = Self::unfiltered(query)?;
+        listing.selection = Selection::of(query.text("filter")?.unwrap_or_default()).await?;
+        Ok(listing)
+    }
+
+    /// All of it but the filter.
+    fn unfiltered(query: &Query) -> Result<Self, ApiError> {
         let fields = match query.text("fields")? {
             None => Fields::Link,
             Some("*") => Fields::All,
@@ -77,13 +121,74 @@ impl Listing {
             (false, true) => Form::Markdown,
             (false, false) => Form::Array,
         };
-        Ok(Self { fields, limit: query.number("limit")?, form })
+        Ok(Self { selection: None, fields, limit: query.number("limit")?, form })
     }
 
-    /// Whether the filter keeps an object.
-    pub fn keeps(&self, _object: &Value) -> bool {
-        // A filter is refused above until there are any, so none is ever ignored.
-        true
+    /// Whether a whole object belongs in what is shown, for answers that cannot be refused any more, such as a
+    /// stream of changes: an object on which the filter takes too much work does not.
+    pub fn keeps(&self, object: &Value) -> bool {
+        let Some(selection) = &self.selection else { return true };
+        selection.selects(object).unwrap_or_else(|error| {
+            tracing::warn!(filter = selection.text, %error, "an object is left out of a stream of changes");
+            false
+        })
+    }
+
+    /// A whole object as it is shown, or nothing where the filter does not match it; as [`Self::keeps`], for
+    /// answers that cannot be refused any more.
+    pub fn shown(&self, object: Value, href: &str) -> Option<Value> {
+        self.keeps(&object).then(|| self.element(object, href))
+    }
+
+    /// The first `most` of the whole objects that the filter matches, each with what came with it. It is evaluated
+    /// on a thread that may be busy, and not to the end when nobody waits for it any more.
+    ///
+    /// # Errors
+    /// 400 when the filter takes too much work on one of them.
+    async fn matching<T: Send + 'static>(
+        &self,
+        mut objects: Vec<(Value, T)>,
+        most: u64,
+    ) -> Result<Vec<(Value, T)>, ApiError> {
+        let most = usize::try_from(most).unwrap_or(usize::MAX);
+        let Some(selection) = self.selection.clone() else {
+            objects.truncate(most);
+            return Ok(objects);
+        };
+        let unwanted = CancellationToken::new();
+        let _unwanted_when_dropped = unwanted.clone().drop_guard();
+        let evaluated = tokio::task::spawn_blocking(move || {
+            let mut kept = Vec::new();
+            for (object, with) in objects {
+                if kept.len() >= most || unwanted.is_cancelled() {
+                    break;
+                }
+                if selection.selects(&object)? {
+                    kept.push((object, with));
+                }
+            }
+            Ok(kept)
+        });
+        evaluated.await.map_err(|_| ApiError::Unfinished("evaluating the filter"))?
+    }
+
+    /// The first of the whole objects that the filter matches, as many as are to be shown.
+    ///
+    /// # Errors
+    /// 400 when the filter takes too much work on one of them.
+    pub async fn select(&self, objects: Vec<Value>) -> Result<Vec<Value>, ApiError> {
+        let objects = objects.into_iter().map(|object| (object, ())).collect();
+        let kept = self.matching(objects, self.limit.unwrap_or(u64::MAX)).await?;
+        Ok(kept.into_iter().map(|(object, ())| object).collect())
+    }
+
+    /// Answers with whole objects that are all known, each with its link.
+    ///
+    /// # Errors
+    /// 400 when the filter takes too much work on one of them.
+    pub async fn answer(&self, objects: Vec<(Value, String)>) -> Result<HttpResponse, ApiError> {
+        let kept = self.matching(objects, self.limit.unwrap_or(u64::MAX)).await?;
+        Ok(self.written(kept.into_iter().map(|(object, href)| self.element(object, &href)).collect()))
     }
 
     /// An object as an element of a collection.
@@ -98,11 +203,7 @@ impl Listing {
         Value::Object(members)
     }
 
-    /// Answers with elements that are all known.
-    pub fn answer(&self, mut elements: Vec<Value>) -> HttpResponse {
-        if let Some(limit) = self.limit.and_then(|limit| usize::try_from(limit).ok()) {
-            elements.truncate(limit);
-        }
+    fn written(&self, elements: Vec<Value>) -> HttpResponse {
         match self.form {
             Form::Array => HttpResponse::Ok().content_type(JSON).json(elements),
             Form::Lines => {
@@ -177,10 +278,10 @@ fn markdown(elements: &[Value]) -> String {
 /// `GET /rest/v0`: the collections.
 ///
 /// # Errors
-/// 422 for parameters that cannot be taken.
+/// 422 for parameters that cannot be taken, 400 for a filter that is none.
 pub async fn root(caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, None, "collection")?;
-    let listing = Listing::of(&Query::of(&request)?)?;
+    let listing = Listing::of(&Query::of(&request)?).await?;
     let own = Collection::ALL.iter().map(|one| (one.name(), Some(one.kind())));
     let more = [("tasks", Some("task")), ("users", Some("user"))];
     let entries = own.chain(more).map(|(name, kind)| {
@@ -189,15 +290,15 @@ pub async fn root(caller: Caller, request: HttpRequest) -> Result<HttpResponse, 
         if let Some(kind) = kind {
             object.insert("type".into(), kind.into());
         }
-        listing.element(Value::Object(object), &format!("/rest/v0/{name}"))
+        (Value::Object(object), format!("/rest/v0/{name}"))
     });
-    Ok(listing.answer(entries.collect()))
+    listing.answer(entries.collect()).await
 }
 
 /// `GET /<collection>`.
 ///
 /// # Errors
-/// 422 for parameters that cannot be taken.
+/// 422 for parameters that cannot be taken, 400 for a filter that is none.
 pub async fn list(
     app: web::Data<App>,
     caller: Caller,
@@ -205,7 +306,7 @@ pub async fn list(
     collection: Collection,
 ) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, None, collection.name())?;
-    let listing = Listing::of(&Query::of(&request)?)?;
+    let listing = Listing::of(&Query::of(&request)?).await?;
     let walk = Walk {
         inventory: app.inventory.clone(),
         principal: caller.principal().clone(),
@@ -220,7 +321,7 @@ pub async fn list(
             while let Some(mut page) = walk.next().await? {
                 all.append(&mut page);
             }
-            Ok(listing.answer(all))
+            Ok(listing.written(all))
         }
         form => stream_elements(walk, form).await,
     }
@@ -304,11 +405,13 @@ impl Walk {
             let Some(last) = page.last() else { return Ok(None) };
             self.after = text(last, "id").to_owned();
             let seen = page.into_iter().filter(|object| sees(&self.principal, object));
-            let mut elements = Vec::new();
-            for object in seen.take(usize::try_from(self.left).unwrap_or(usize::MAX)) {
+            let linked = seen.map(|object| {
                 let href = format!("/rest/v0/{}/{}", self.collection.name(), text(&object, "id"));
-                elements.push(self.listing.element(object, &href));
-            }
+                (object, href)
+            });
+            let kept = self.listing.matching(linked.collect(), self.left).await?;
+            let elements: Vec<Value> =
+                kept.into_iter().map(|(object, href)| self.listing.element(object, &href)).collect();
             self.left = self.left.saturating_sub(elements.len() as u64);
             if !elements.is_empty() {
                 return Ok(Some(elements));
@@ -364,7 +467,7 @@ mod tests {
     use serde_json::json;
 
     fn listing(query: &str) -> Listing {
-        Listing::of(&Query::parse(query).unwrap()).unwrap()
+        Listing::unfiltered(&Query::parse(query).unwrap()).unwrap()
     }
 
     #[test]
@@ -381,6 +484,20 @@ mod tests {
         );
         assert_eq!(shown("fields=*")["href"], "/l");
         assert_eq!(shown("fields=*")["id"], "x");
+    }
+
+    #[tokio::test]
+    async fn a_change_is_shown_as_an_element_or_not_at_all() {
+        let query = Query::parse("filter=status:pending&fields=id").unwrap();
+        let listing = Listing::of(&query).await.unwrap();
+        let shown = |status| listing.shown(json!({"id": "x", "status": status}), "/l");
+        assert_eq!(shown("pending"), Some(json!({"id": "x", "href": "/l"})));
+        assert_eq!(shown("success"), None);
+        let hard = Query::parse("filter=/(a%2Ba%2B)%2B(?!z)y/").unwrap();
+        let text = json!("a".repeat(60));
+        let listing = Listing::of(&hard).await.unwrap();
+        assert!(!listing.keeps(&text), "what takes too long is left out");
+        assert!(listing.select(vec![text]).await.is_err(), "where it can be, it is refused");
     }
 
     #[test]

@@ -103,6 +103,15 @@ pub enum ApiError {
         /// What is wrong.
         message: String,
     },
+    /// 400 for a filter that is none, or that takes too much work
+    BadFilter {
+        /// The expression.
+        filter: String,
+        /// What is wrong with it.
+        message: String,
+    },
+    /// 500: something of ours ended before it was done
+    Unfinished(&'static str),
     /// 409: a task that has not ended cannot be forgotten
     TaskRunning {
         /// The task.
@@ -242,6 +251,17 @@ impl ApiError {
                 with(StatusCode::UNPROCESSABLE_ENTITY, code, message.clone(), json!({}))
             }
             Self::BadRequest { code, message } => show(StatusCode::BAD_REQUEST, code, message.clone()),
+            Self::BadFilter { filter, message } => with(
+                StatusCode::BAD_REQUEST,
+                "bad_filter",
+                message.clone(),
+                json!({ "stringToParse": filter }),
+            ),
+            Self::Unfinished(what) => show(
+                StatusCode::INTERNAL_SERVER_ERROR,
+                "internal_error",
+                format!("{what} ended before it was done"),
+            ),
             Self::TaskRunning { id } => with(
                 StatusCode::CONFLICT,
                 "task_running",

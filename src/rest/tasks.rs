@@ -42,7 +42,7 @@ fn find(app: &App, caller: &Caller, id: &str) -> Result<TaskView, ApiError> {
 /// `GET /tasks`; with an object, the tasks of that object.
 ///
 /// # Errors
-/// 422 for parameters that cannot be taken; 400 for `watch` without `ndjson`.
+/// 422 for parameters that cannot be taken; 400 for `watch` without `ndjson` and for a filter that is none.
 pub async fn list(
     app: web::Data<App>,
     caller: Caller,
@@ -58,7 +58,7 @@ pub async fn list(
             message: "watch=true requires ndjson=true".into(),
         });
     }
-    let listing = Listing::of(&query)?;
+    let listing = Listing::of(&query).await?;
     if watch {
         return watch::stream(&app, &caller, &request, listing, object).await;
     }
@@ -67,9 +67,8 @@ pub async fn list(
         Some(object) => task.object_id() == Some(object.as_str()),
         None => true,
     });
-    let elements =
-        visible.map(|task| listing.element(task.to_json(), &format!("/rest/v0/tasks/{}", task.id())));
-    Ok(listing.answer(elements.collect()))
+    let linked = visible.map(|task| (task.to_json(), format!("/rest/v0/tasks/{}", task.id())));
+    listing.answer(linked.collect()).await
 }
 
 /// `GET /tasks/<id>`, which may wait for its end (`wait=true`, `wait=result`) or its next change (`wait`).

@@ -51,18 +51,18 @@ pub async fn me(caller: Caller, request: HttpRequest) -> Result<HttpResponse, Ap
 /// `GET /users`: all for administrators, oneself for the others.
 ///
 /// # Errors
-/// 422 for parameters that cannot be taken.
+/// 422 for parameters that cannot be taken, 400 for a filter that is none.
 pub async fn list(
     app: web::Data<App>,
     caller: Caller,
     request: HttpRequest,
 ) -> Result<HttpResponse, ApiError> {
-    let listing = Listing::of(&Query::of(&request)?)?;
+    let listing = Listing::of(&Query::of(&request)?).await?;
     let all = app.store.db().call(|db| users::list(db)).await?;
     let admin = caller.principal().may(Capability::Administer);
     let visible = all.iter().filter(|user| admin || user.id == caller.user());
-    let elements = visible.map(|user| listing.element(shown(user), &format!("/rest/v0/users/{}", user.id)));
-    Ok(listing.answer(elements.collect()))
+    let linked = visible.map(|user| (shown(user), format!("/rest/v0/users/{}", user.id)));
+    listing.answer(linked.collect()).await
 }
 
 /// `GET /users/<id>`.
@@ -163,7 +163,7 @@ fn token_shown(record: &TokenRecord) -> Value {
 /// `GET /users/<own id>/authentication_tokens`.
 ///
 /// # Errors
-/// 403 for somebody else.
+/// 403 for somebody else, 400 for a filter that is none.
 pub async fn list_tokens(
     app: web::Data<App>,
     caller: Caller,
@@ -172,11 +172,10 @@ pub async fn list_tokens(
 ) -> Result<HttpResponse, ApiError> {
     own(&caller, id, "list authentication tokens")?;
     // Tokens have no address of their own, so they are whole objects without links.
-    let limit = query.number("limit")?.and_then(|limit| usize::try_from(limit).ok()).unwrap_or(usize::MAX);
-    Listing::of(&query)?;
+    let listing = Listing::of(&query).await?;
     let user = caller.user();
     let all = app.store.db().call(move |db| tokens::list(db, Some(user), now_ms())).await?;
-    let list: Vec<Value> = all.iter().take(limit).map(token_shown).collect();
+    let list = listing.select(all.iter().map(token_shown).collect()).await?;
     Ok(HttpResponse::Ok().content_type(JSON).json(list))
 }
 

@@ -57,11 +57,9 @@ fn liner(listing: Listing, object: Option<String>) -> Liner {
         let href = format!("/rest/v0/tasks/{}", change.id);
         let event = match &change.news {
             News::Added(now) | News::Updated { now, .. } => {
-                if !listing.keeps(now) {
-                    return None;
-                }
+                let element = listing.shown(now.clone(), &href)?;
                 shown.insert(change.id.clone());
-                json!(["update", listing.element(now.clone(), &href)])
+                json!(["update", element])
             }
             News::Removed(last) => {
                 let kept = last.as_ref().is_some_and(|last| listing.keeps(last));
@@ -89,39 +87,39 @@ mod tests {
     use super::super::query::Query;
     use super::*;
 
-    fn line(query: &str, object: Option<&str>, news: News) -> Option<String> {
-        let listing = Listing::of(&Query::parse(query).unwrap()).unwrap();
+    async fn line(query: &str, object: Option<&str>, news: News) -> Option<String> {
+        let listing = Listing::of(&Query::parse(query).unwrap()).await.unwrap();
         let change = Change { id: "0t".into(), about: Some("vdi".into()), news };
         let line = liner(listing, object.map(str::to_owned))(&change);
         line.map(|line| String::from_utf8(line.to_vec()).unwrap())
     }
 
-    #[test]
-    fn lines_are_mapped_as_elements_of_the_collection_are() {
+    #[actix_web::test]
+    async fn lines_are_mapped_as_elements_of_the_collection_are() {
         let task = || json!({"id": "0t", "status": "pending", "properties": {"progress": 5, "name": "x"}});
         let updated = || News::Updated { before: None, now: task() };
         let gone = || News::Removed(Some(task()));
         let link = "\"/rest/v0/tasks/0t\"";
-        assert_eq!(line("", None, updated()).unwrap(), format!("[\"update\",{link}]\n"));
-        assert_eq!(line("", None, gone()).unwrap(), format!("[\"remove\",{link}]\n"));
+        assert_eq!(line("", None, updated()).await.unwrap(), format!("[\"update\",{link}]\n"));
+        assert_eq!(line("", None, gone()).await.unwrap(), format!("[\"remove\",{link}]\n"));
         assert_eq!(
-            line("fields=status,properties.progress", None, News::Added(task())).unwrap(),
+            line("fields=status,properties.progress", None, News::Added(task())).await.unwrap(),
             format!(
                 "[\"update\",{{\"href\":{link},\"properties\":{{\"progress\":5}},\"status\":\"pending\"}}]\n"
             )
         );
         for fields in ["fields=*", "fields=status"] {
             assert_eq!(
-                line(fields, None, gone()).unwrap(),
+                line(fields, None, gone()).await.unwrap(),
                 format!("[\"remove\",{{\"href\":{link},\"id\":\"0t\"}}]\n")
             );
         }
     }
 
-    #[test]
-    fn a_watch_of_one_object_is_silent_about_the_others() {
+    #[actix_web::test]
+    async fn a_watch_of_one_object_is_silent_about_the_others() {
         let added = || News::Added(json!({"id": "0t"}));
-        assert!(line("", Some("vdi"), added()).is_some());
-        assert!(line("", Some("other"), added()).is_none());
+        assert!(line("", Some("vdi"), added()).await.is_some());
+        assert!(line("", Some("other"), added()).await.is_none());
     }
 }

@@ -24,6 +24,8 @@ mod disks;
 #[cfg(test)]
 mod events;
 #[cfg(test)]
+mod filter;
+#[cfg(test)]
 mod full_disks;
 #[cfg(test)]
 mod hostile;

@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
-use crate::support::server::scratch;
+use crate::support::server::{Server, scratch};
 use crate::support::tools::qemu;
 
 fn readme() -> String {
@@ -43,6 +43,31 @@ fn the_tour_with_curl_works_when_it_is_pasted() {
     qemu::same("raw", &raw, "vpc", &vhd);
     assert!(std::fs::metadata(&vhd).expect("it was downloaded").len() < 4 << 20, "{told}");
     assert!(told.contains("\"success\""), "the tasks are shown: {told}");
+}
+
+#[test]
+fn the_filters_work_when_they_are_pasted() {
+    let readme = readme();
+    let server = Server::start();
+    server.import("?raw&name_label=first&size=1073741824", vec![1; 512]);
+    let section = readme.split("## Filters").nth(1).expect("there is a section on filters");
+    let section = section.split("\n## ").next().unwrap_or_default();
+    let blocks = section.split("```sh\n").skip(1).filter_map(|rest| rest.split("```").next());
+    let lines =
+        blocks.collect::<String>().replace("\ngantry ", &format!("\n{} ", env!("CARGO_BIN_EXE_gantry")));
+    let folder = scratch();
+    let output = Command::new("bash")
+        .args(["-ec", &lines])
+        .current_dir(folder.path())
+        .env("TOKEN", server.token())
+        .env("GANTRY", server.url("/rest/v0"))
+        .output()
+        .expect("bash runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    // By its name, by its name and size, and in the file.
+    assert_eq!(told.matches("\"first\"").count(), 3, "{told}");
+    assert!(!told.contains("error"), "{told}");
 }
 
 #[test]
