@@ -8,7 +8,9 @@ use tokio::sync::oneshot;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::local::{Committed, Destination, LocalStore, OpenContent, Staging};
-use crate::disk::worker::spawn_worker;
+use crate::disk::DiskReader;
+use crate::disk::retry::RetryingReader;
+use crate::disk::worker::{Beat, spawn_watched};
 use crate::disk::writer::Written;
 use crate::ids::VdiId;
 
@@ -83,7 +85,8 @@ async fn run(
     let staging = store.stage(&sr);
     let copy =
         Copy { store: store.clone(), progress: context.progress().clone(), stop: context.stop().clone() };
-    let (staging, written) = spawn_worker("grow", move || copy.run(&content, staging, size))?.await??;
+    let thread = spawn_watched("grow", &sr.given_up, move |beat| copy.run(beat, &content, staging, size))?;
+    let (staging, written) = thread.outcome(store.stuck_after(), context.stop()).await??;
     let destination = Destination::Replace { vdi, expected: row.content, claim };
     let job = Some(context.id().to_string());
     Ok(store.commit(staging, written, destination, job).await?)
@@ -98,19 +101,27 @@ struct Copy {
 impl Copy {
     fn run(
         self,
+        beat: &Beat,
         content: &Arc<OpenContent>,
         staging: Staging,
         size: u64,
     ) -> Result<(Staging, Written), ImportError> {
-        match self.copy(content, &staging, size) {
+        match self.copy(beat, content, &staging, size) {
             Ok(written) => Ok((staging, written)),
             Err(error) => Err(error.of_sr(&self.store, staging.sr())),
         }
     }
 
-    fn copy(&self, content: &OpenContent, staging: &Staging, size: u64) -> Result<Written, ImportError> {
+    fn copy(
+        &self,
+        beat: &Beat,
+        content: &OpenContent,
+        staging: &Staging,
+        size: u64,
+    ) -> Result<Written, ImportError> {
         let total = content.map.data_bytes();
         self.progress.set_total(total);
+        let source = RetryingReader::new(Arc::clone(&content.reader), self.stop.clone());
         let mut room = self.store.reserve(staging.sr(), total)?;
         let mut writer = open_writer(staging, Some(size))?;
         let mut buffer = vec![0; usize::try_from(COPY_BYTES).unwrap_or(1 << 20)];
@@ -118,12 +129,13 @@ impl Copy {
             let end = extent.start.saturating_add(extent.length);
             let mut at = extent.start;
             while at < end {
-                if self.stop.is_cancelled() {
+                beat.renew();
+                if self.stop.is_cancelled() || beat.is_given_up() {
                     return Err(ImportError::Aborted);
                 }
                 let len = COPY_BYTES.min(end - at);
                 let Some(part) = buffer.get_mut(..usize::try_from(len).unwrap_or(0)) else { break };
-                content.reader.read_at(at, part)?;
+                source.read_at(at, part)?;
                 writer.write(at, part)?;
                 room.wrote(len);
                 room.check()?;
@@ -131,6 +143,7 @@ impl Copy {
                 at += len;
             }
         }
+        beat.renew();
         Ok(writer.finish(size)?)
     }
 }

@@ -17,7 +17,7 @@ use crate::backends::local::{
 };
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
-use crate::disk::worker::spawn_worker;
+use crate::disk::worker::{Beat, spawn_watched};
 use crate::disk::writer::{DiskWriter, VhdIdentity, Written};
 use crate::formats::raw::RawDecoder;
 use crate::formats::vhd::StreamDecoder;
@@ -181,6 +181,9 @@ impl ImportError {
             Self::TooLarge { .. } | Self::Disk(DiskError::BadSize { .. }) => "bad_size",
             Self::Disk(DiskError::Vhd { source, .. } | DiskError::VhdLimit { source, .. }) => source.code(),
             Self::Disk(_) => "storage_error",
+            Self::Store(LocalError::Pool(IoPoolError::Stuck)) | Self::Worker(IoPoolError::Stuck) => {
+                "storage_stuck"
+            }
             Self::Store(_) => "store_error",
             Self::Worker(_) => "worker_failed",
         }
@@ -394,8 +397,10 @@ async fn run(
         checker: Checker::new(digests),
         received: 0,
     };
-    let (staging, written) =
-        spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await??;
+    let given_up = Arc::clone(&staging.sr().given_up);
+    let thread =
+        spawn_watched("import", &given_up, move |beat| intake.run(beat, staging, format, length, pieces))?;
+    let (staging, written) = thread.outcome(store.stuck_after(), context.stop()).await??;
     let destination = match target {
         ImportTarget::NewVdi { name_label, name_description, .. } => {
             Destination::New { vdi: VdiId::random(), name_label, name_description }
@@ -419,6 +424,7 @@ struct Intake {
 impl Intake {
     fn run(
         self,
+        beat: &Beat,
         staging: Staging,
         format: ImportFormat,
         length: Option<u64>,
@@ -426,7 +432,7 @@ impl Intake {
     ) -> Result<(Staging, Written), ImportError> {
         let store = self.store.clone();
         let mut target = Target { room: None, told: false, writer: None, staging, size: None, checked: 0 };
-        match self.take_all(&mut target, format.decoder(length), pieces) {
+        match self.take_all(beat, &mut target, format.decoder(length), pieces) {
             Ok(written) => Ok((target.staging, written)),
             Err(error) => Err(error.of_sr(&store, target.staging.sr())),
         }
@@ -435,13 +441,14 @@ impl Intake {
     /// Takes the whole stream in and finishes the disk.
     fn take_all(
         mut self,
+        beat: &Beat,
         target: &mut Target,
         mut decoder: ImageDecoder,
         mut pieces: mpsc::Receiver<Feed>,
     ) -> Result<Written, ImportError> {
         loop {
-            match pieces.blocking_recv() {
-                _ if self.stop.is_cancelled() => return Err(ImportError::Aborted),
+            match beat.waiting(|| pieces.blocking_recv()) {
+                _ if self.stop.is_cancelled() || beat.is_given_up() => return Err(ImportError::Aborted),
                 None => return Err(ImportError::BrokenOff { received: self.received }),
                 Some(Feed::End) => break,
                 Some(Feed::Silent(silence)) => {
@@ -455,6 +462,7 @@ impl Intake {
                 }
             }
             while let Some(event) = decoder.next_event()? {
+                beat.renew();
                 target.reserve(&self.store, decoder.allocated_bytes())?;
                 self.take(event, target)?;
             }
@@ -472,6 +480,7 @@ impl Intake {
         let Some(writer) = target.writer.take() else {
             return Err(ImportError::BrokenOff { received: self.received });
         };
+        beat.renew();
         Ok(writer.finish(size)?)
     }
 
