@@ -37,6 +37,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("storage", "sr_roots", Kind::List),
     ("storage", "content_format", Kind::Text),
     ("storage", "reserve", Kind::Text),
+    ("storage", "stuck_after", Kind::Text),
     ("transfers", "memory_budget", Kind::Text),
     ("transfers", "window", Kind::Text),
     ("transfers", "detach", Kind::Text),

@@ -3,20 +3,14 @@
 mod host;
 mod objects;
 
-use std::time::Duration;
-
 use serde_json::Value;
 
 use crate::backends::local::{LocalError, LocalStore};
-use crate::disk::io_pool::IoPoolError;
 use crate::ids::{SrId, VdiId};
 use crate::state::disks::{self, Page};
 
 pub use host::HostFacts;
 pub use objects::with_reference;
-
-/// How long the storage of an SR may take to say how full it is, before the SR is shown without.
-const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A collection of objects.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
@@ -192,16 +186,7 @@ impl Inventory {
             .await?;
         let Some((row, vdis, usage)) = found else { return Ok(None) };
         let space = match self.store.sr(id) {
-            Ok(sr) => {
-                let store = self.store.clone();
-                let io = sr.io.clone();
-                match tokio::time::timeout(ANSWER_WITHIN, io.run(move || store.space(&sr))).await {
-                    Ok(Ok(space)) => Some(space?),
-                    // Its storage hangs: the SR is shown as not to be used, and the others are shown.
-                    Err(_) | Ok(Err(IoPoolError::Stuck)) => None,
-                    Ok(Err(error)) => return Err(error.into()),
-                }
-            }
+            Ok(sr) => self.store.space_at_once(&sr).await?,
             Err(_) => None,
         };
         Ok(Some(objects::sr(&row, &vdis, usage, space, self.store.site())))
