@@ -144,9 +144,11 @@ pub fn spawn_watched<R: Send + 'static>(
     let (done, result) = oneshot::channel();
     let run = move || {
         let outcome = catch_unwind(AssertUnwindSafe(|| work(&beats)));
+        // Said first: who has the result must not count the thread as given up.
+        let awaited = beats.end();
         // Nobody may be waiting any more: then what the work made goes here, before the thread counts as back.
         drop(done.send(outcome.map_err(|payload| IoPoolError::panicked(&*payload))));
-        if !beats.end() {
+        if !awaited {
             of_thread.threads.fetch_sub(1, Ordering::AcqRel);
         }
     };
