@@ -17,6 +17,9 @@ pub use values::{BadValue, Network, Secret, Size, Span, parse_duration};
 /// Bytes that the two smallest chunks of one transfer take: no window is smaller.
 pub const MIN_WINDOW: Size = Size(128 << 10);
 
+/// The least that `storage.stuck_after` may be.
+pub const LEAST_STUCK_AFTER: Span = Span::from_secs(1);
+
 /// `storage.reserve` unless told otherwise; see [`Storage::reserve_on`].
 pub const DEFAULT_RESERVE: Size = Size::mib(64);
 
@@ -139,11 +142,18 @@ pub struct Storage {
     pub content_format: DiskFormat,
     /// Space on an SR's file system that imports leave free; see [`Storage::reserve_on`].
     pub reserve: Size,
+    /// How long one operation on an SR's storage may take before it is given up as hanging.
+    pub stuck_after: Span,
 }
 
 impl Default for Storage {
     fn default() -> Self {
-        Self { sr_roots: Vec::new(), content_format: DiskFormat::Raw, reserve: DEFAULT_RESERVE }
+        Self {
+            sr_roots: Vec::new(),
+            content_format: DiskFormat::Raw,
+            reserve: DEFAULT_RESERVE,
+            stuck_after: Span::from_secs(60),
+        }
     }
 }
 

@@ -13,6 +13,7 @@ use tokio::task::JoinHandle;
 use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwords};
 use crate::backends::local::{LocalError, LocalStore};
 use crate::config::{Config, Limits};
+use crate::disk::worker::spawn_worker;
 use crate::rest::{self, App, ServiceError};
 use crate::state::{DataDir, DataDirError, Db, StateError, jobs};
 use crate::tls::{self, TlsError};
@@ -23,6 +24,9 @@ use crate::transfers::resume::Resumer;
 
 /// How long recovery of the jobs may take before the start counts as failed.
 const RECOVERY: Duration = Duration::from_secs(60);
+
+/// How long the end waits for the SRs' directories.
+const SETTLE: Duration = Duration::from_secs(10);
 
 /// A server that could not start.
 #[derive(Debug, thiserror::Error)]
@@ -211,7 +215,12 @@ impl RunningServer {
             tracing::error!(%error, "the journal could not be written to its end");
         }
         let store = self.app.store.clone();
-        drop(tokio::task::spawn_blocking(move || store.settle()).await);
+        // On a thread of its own, which nobody has to wait for if the storage hangs.
+        if let Ok(settled) = spawn_worker("settle", move || store.settle())
+            && tokio::time::timeout(SETTLE, settled).await.is_err()
+        {
+            tracing::error!("the names of the disks could not be written into the SRs' directories in time");
+        }
         self.engine.stop().await;
         self.app.store.db().close().await;
         Stopped { cut: report.stopped }

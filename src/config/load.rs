@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{BadValue, Config, MIN_WINDOW, Size};
+use super::{BadValue, Config, LEAST_STUCK_AFTER, MIN_WINDOW, Size};
 
 /// How a key's value is written in an environment variable, where all is text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,6 +37,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("storage", "sr_roots", Kind::List),
     ("storage", "content_format", Kind::Text),
     ("storage", "reserve", Kind::Text),
+    ("storage", "stuck_after", Kind::Text),
     ("transfers", "memory_budget", Kind::Text),
     ("transfers", "window", Kind::Text),
     ("transfers", "detach", Kind::Text),
@@ -304,6 +305,12 @@ impl Config {
             if span.get().is_zero() {
                 return wrong(key, Problem::TooSmall { found: span.to_string(), least: "1ms".to_owned() });
             }
+        }
+        let stuck_after = self.storage.stuck_after;
+        // disks that have to spin up first take seconds, and it is looked once a second
+        if stuck_after.get() < LEAST_STUCK_AFTER.get() {
+            let least = LEAST_STUCK_AFTER.to_string();
+            return wrong("storage.stuck_after", Problem::TooSmall { found: stuck_after.to_string(), least });
         }
         if !crate::telemetry::is_level(&self.log.level) {
             return wrong("log.level", Problem::Level { found: self.log.level.clone() });

@@ -51,6 +51,7 @@ fn the_defaults_are_those_that_are_promised() {
         "sr_roots = []",
         "content_format = \"raw\"",
         "reserve = \"64MiB\"",
+        "stuck_after = \"60s\"",
         "memory_budget = \"512MiB\"",
         "window = \"32MiB\"",
         "detach = \"24h\"",
@@ -246,6 +247,7 @@ fn values_that_cannot_work_are_refused_by_their_key() {
         ("[transfers]\nmemory_budget = \"1023KiB\"", "transfers.memory_budget"),
         ("[transfers]\nupload_idle = \"0\"", "transfers.upload_idle"),
         ("[transfers]\ndownload_idle = \"0s\"", "transfers.download_idle"),
+        ("[storage]\nstuck_after = \"900ms\"", "storage.stuck_after"),
         ("[log]\nlevel = \"loud\"", "log.level"),
         ("[log]\nlevel = \"info,gantry=very\"", "log.level"),
     ] {

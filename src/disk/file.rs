@@ -191,6 +191,8 @@ mod tests {
             let found = DiskFile::open(&at(name));
             assert!(matches!(found, Err(DiskError::NotARegularFile { .. })), "{name}: {found:?}");
         }
+        let device = DiskFile::open(Path::new("/dev/null"));
+        assert!(matches!(device, Err(DiskError::NotARegularFile { .. })), "{device:?}");
         assert!(matches!(DiskFile::open(&at("none")), Err(DiskError::NotFound { .. })));
         assert!(DiskFile::open(&at("file")).is_ok());
         for name in ["file", "link", "fifo"] {

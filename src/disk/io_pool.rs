@@ -3,7 +3,8 @@
 //!
 //! An operation that hangs in the kernel cannot be interrupted. It can be abandoned: its caller gets an
 //! error, its thread is set aside and, up to a limit, replaced. Whatever the operation owns (a buffer and
-//! its share of the memory budget) stays with it until it returns, for that memory is in use.
+//! its share of the memory budget) stays with it until it returns, for that memory is in use. When all threads
+//! hang and the limit is reached, what waits and what comes is told so at once, until one of them returns.
 
 use std::any::Any;
 use std::collections::{HashMap, VecDeque};
@@ -57,6 +58,7 @@ pub struct IoPool {
 #[derive(Debug)]
 struct Shared {
     name: String,
+    threads: usize,
     max_replacements: usize,
     state: Mutex<State>,
     work_or_close: Condvar,
@@ -70,6 +72,8 @@ struct State {
     closed: bool,
     /// Operations that were abandoned, whose thread was replaced, and that have not returned yet.
     replaced: usize,
+    /// Operations that were abandoned, whose thread was not replaced, and that have not returned yet.
+    lost: usize,
 }
 
 /// An operation that has its place in the queue.
@@ -83,7 +87,12 @@ impl<R> Accepted<R> {
         let Self { mut result, mut abandoned } = self;
         tokio::select! {
             biased;
-            outcome = &mut result => outcome.unwrap_or(Err(IoPoolError::Closed)),
+            outcome = &mut result => match outcome {
+                Ok(outcome) => outcome,
+                // It was dropped before it ran.
+                Err(_) if abandoned.try_recv().is_ok() => Err(IoPoolError::Stuck),
+                Err(_) => Err(IoPoolError::Closed),
+            },
             // Fails, and leaves the other branch to wait for, when the operation has returned.
             Ok(()) = &mut abandoned => Err(IoPoolError::Stuck),
         }
@@ -98,6 +107,15 @@ struct Queued {
     operation: Operation,
     abandon: oneshot::Sender<()>,
     _place: OwnedSemaphorePermit,
+}
+
+impl Queued {
+    /// Tells the caller that the storage hangs. The operation does not run.
+    fn refuse(self) {
+        // The caller may have gone. Told before the operation is dropped, which closes its other channel.
+        let _ = self.abandon.send(());
+        drop(self.operation);
+    }
 }
 
 struct Running {
@@ -136,6 +154,7 @@ impl IoPool {
     ) -> Result<Self, IoPoolError> {
         let shared = Arc::new(Shared {
             name: name.to_owned(),
+            threads: threads.get(),
             max_replacements: replacements,
             state: Mutex::default(),
             work_or_close: Condvar::new(),
@@ -193,8 +212,17 @@ impl IoPool {
             // Nobody may be waiting any more.
             let _ = done.send(outcome.map_err(|payload| IoPoolError::panicked(&*payload)));
         });
-        self.shared.lock().queue.push_back(Queued { operation, abandon, _place: place });
-        self.shared.work_or_close.notify_one();
+        let queued = Queued { operation, abandon, _place: place };
+        let mut state = self.shared.lock();
+        if state.lost >= self.shared.threads {
+            // There is no thread that could take it up. Dropped without the lock: it may own anything.
+            drop(state);
+            queued.refuse();
+        } else {
+            state.queue.push_back(queued);
+            drop(state);
+            self.shared.work_or_close.notify_one();
+        }
         Accepted { result, abandoned }
     }
 
@@ -218,9 +246,10 @@ impl IoPool {
     /// [`IoPoolError::Stuck`], and their threads are replaced as far as the limit allows; a thread whose
     /// operation returns after all ends, and makes room for another replacement. Returns how many
     /// operations were given up by this call.
+    /// When no thread is left, those that wait are given up as well.
     pub fn abandon_stuck(&self, longer_than: Duration) -> usize {
-        let mut state = self.shared.lock();
-        let state = &mut *state;
+        let mut guard = self.shared.lock();
+        let state = &mut *guard;
         let mut given_up = 0;
         for running in state.running.values_mut() {
             if running.since.elapsed() < longer_than {
@@ -230,13 +259,21 @@ impl IoPool {
                 // The caller may have gone.
                 let _ = abandon.send(());
                 given_up += 1;
+                state.lost += 1;
             }
             // Also those that an earlier call found when the limit was reached.
             let room = state.replaced < self.shared.max_replacements;
             if !running.replaced && room && spawn_thread(&self.shared).is_ok() {
                 running.replaced = true;
                 state.replaced += 1;
+                state.lost -= 1;
             }
+        }
+        if state.lost >= self.shared.threads {
+            let waiting = std::mem::take(&mut state.queue);
+            given_up += waiting.len();
+            drop(guard);
+            waiting.into_iter().for_each(Queued::refuse);
         }
         given_up
     }
@@ -271,11 +308,13 @@ fn work_until_closed(shared: &Shared) {
 /// Notes that an operation has returned. Tells whether another thread does this one's work by now.
 fn returned(shared: &Shared, number: u64) -> bool {
     let mut state = shared.lock();
-    let replaced = state.running.remove(&number).is_some_and(|running| running.replaced);
-    if replaced {
+    let Some(running) = state.running.remove(&number) else { return false };
+    if running.replaced {
         state.replaced -= 1;
+    } else if running.abandon.is_none() {
+        state.lost -= 1;
     }
-    replaced
+    running.replaced
 }
 
 /// Waits for an operation and notes it as running. `None`: the pool is closed and all work done.
@@ -388,12 +427,29 @@ mod tests {
         assert!(matches!(second.await.unwrap(), Err(IoPoolError::Stuck)));
         assert_eq!(pool.abandon_stuck(Duration::ZERO), 0);
         assert_eq!(pool.in_flight(), 2);
-        let mut waits = Box::pin(pool.run(|| 3));
-        assert!(futures_util::poll!(&mut waits).is_pending());
+        let refused = pool.run(|| 3).await;
+        assert!(matches!(refused, Err(IoPoolError::Stuck)), "nobody could take it up: {refused:?}");
         // …until one of the two returns: the second was not replaced, so its thread goes on.
         second_release.send(()).unwrap();
-        assert_eq!(waits.await.unwrap(), 3);
+        while pool.in_flight() > 1 {
+            tokio::task::yield_now().await;
+        }
+        assert_eq!(pool.run(|| 3).await.unwrap(), 3);
         drop(first_release);
+    }
+
+    #[tokio::test]
+    async fn what_waits_for_threads_that_all_hang_is_told_so_when_they_are_abandoned() {
+        let pool = Arc::new(pool(1, 4, 0));
+        let (operation, began, release) = hanging();
+        let first = pool.start(operation);
+        began.notified().await;
+        let second = pool.start(|| 2);
+        assert_eq!(pool.abandon_stuck(Duration::ZERO), 2);
+        assert!(matches!(first.await, Err(IoPoolError::Stuck)));
+        assert!(matches!(second.await, Err(IoPoolError::Stuck)));
+        assert_eq!(pool.queued(), 0);
+        drop(release);
     }
 
     #[tokio::test]

@@ -12,6 +12,7 @@ pub mod map;
 pub mod map_blob;
 pub mod open;
 pub mod raw;
+pub mod retry;
 pub mod vhd_chain;
 mod vhd_file;
 mod vhd_placement;

@@ -67,6 +67,16 @@ pub enum ProduceError {
     },
 }
 
+impl ProduceError {
+    /// The stable word for it.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::Pool(IoPoolError::Stuck) => "storage_stuck",
+            _ => "storage_error",
+        }
+    }
+}
+
 /// What a transfer has done so far. Read at any time, from any thread.
 #[derive(Debug, Default)]
 pub struct ProduceCounters {

@@ -202,11 +202,7 @@ impl Inventory {
             .await?;
         let Some((row, vdis, usage)) = found else { return Ok(None) };
         let space = match self.store.sr(id) {
-            Ok(sr) => {
-                let store = self.store.clone();
-                let io = sr.io.clone();
-                Some(io.run(move || store.space(&sr)).await??)
-            }
+            Ok(sr) => self.store.space_at_once(&sr).await?,
             Err(_) => None,
         };
         Ok(Some(objects::sr(&row, &vdis, usage, space, self.store.site())))

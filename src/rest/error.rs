@@ -13,6 +13,7 @@ use crate::auth::AuthError;
 use crate::backends::local::LocalError;
 use crate::backends::local::sr_dir::SrDirError;
 use crate::disk::error::DiskError;
+use crate::disk::io_pool::IoPoolError;
 use crate::formats::ImageError;
 use crate::formats::vhd::VhdError;
 use crate::image::produce::ProduceError;
@@ -308,6 +309,9 @@ impl ApiError {
             Self::Vhd(error) => {
                 with(StatusCode::UNPROCESSABLE_ENTITY, error.code(), error.to_string(), json!({}))
             }
+            Self::Source(ProduceError::Pool(error @ IoPoolError::Stuck)) => {
+                show(StatusCode::SERVICE_UNAVAILABLE, "storage_stuck", error.to_string())
+            }
             Self::Source(error) => {
                 show(StatusCode::INTERNAL_SERVER_ERROR, "storage_error", error.to_string())
             }
@@ -373,6 +377,7 @@ fn import_status(error: &ImportError) -> StatusCode {
         ImportError::Aborted => StatusCode::CONFLICT,
         ImportError::Disk(error) => disk_class(error).0,
         ImportError::Store(error) => store_class(error).0,
+        ImportError::Worker(IoPoolError::Stuck) => StatusCode::SERVICE_UNAVAILABLE,
         ImportError::Worker(_) => StatusCode::INTERNAL_SERVER_ERROR,
     }
 }
@@ -415,6 +420,7 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         LocalError::Disk(error) => disk_class(error),
         LocalError::Map(_) => (StatusCode::INTERNAL_SERVER_ERROR, "bad_allocation_map"),
         LocalError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state_unavailable"),
+        LocalError::Pool(IoPoolError::Stuck) => (StatusCode::SERVICE_UNAVAILABLE, "storage_stuck"),
         LocalError::Pool(_) => (StatusCode::INTERNAL_SERVER_ERROR, "storage_error"),
     }
 }

@@ -20,6 +20,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::auth::Capability;
 use crate::backends::local;
+use crate::disk::retry::RetryingReader;
 use crate::ids::{DiskFormat, VdiId};
 use crate::image::produce::{ChunkStream, ProduceCounters, produce};
 use crate::state::disks::VdiRow;
@@ -161,17 +162,22 @@ async fn begin(
     let counters = Arc::new(ProduceCounters::default());
     let mut chunks = produce(
         Arc::clone(&representation.layout),
-        Arc::clone(&representation.content.reader),
+        Arc::new(RetryingReader::new(Arc::clone(&representation.content.reader), reader.stop().clone())),
         range.clone(),
         Arc::clone(&representation.content.io),
         app.budget.register(),
         Arc::clone(&counters),
     );
     let clock = reader.progress().stage_clock(Stage::Source);
-    let first = match chunks.next().await {
+    let first = tokio::select! {
+        first = chunks.next() => first,
+        // Storage that hangs does not hold up an abort.
+        () = reader.stop().cancelled() => return Err(ApiError::Aborted),
+    };
+    let first = match first {
         Some(Ok(chunk)) => chunk,
         Some(Err(error)) => {
-            reader.failed(JobFailure::new("ExportError", "storage_error", error.to_string()));
+            reader.failed(JobFailure::new("ExportError", error.code(), error.to_string()));
             return Err(ApiError::Source(error));
         }
         None => Bytes::new(),
@@ -261,7 +267,11 @@ impl TransferBody {
     fn broken(&self, error: Broken) -> Poll<Option<Result<Bytes, Broken>>> {
         if !matches!(error, Broken::Aborted) {
             tracing::error!(task = %self.reader.task(), %error, "an export was broken off");
-            self.reader.failed(JobFailure::new("ExportError", "storage_error", error.to_string()));
+            let code = match &error {
+                Broken::Source(error) => error.code(),
+                Broken::Aborted | Broken::Short { .. } => "storage_error",
+            };
+            self.reader.failed(JobFailure::new("ExportError", code, error.to_string()));
         }
         Poll::Ready(Some(Err(error)))
     }

@@ -9,10 +9,13 @@ use gantry_actors::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::json;
+use tokio_util::sync::CancellationToken;
 
 use crate::backends::local::{Destination, LocalStore, OpenContent, Staging};
+use crate::disk::DiskReader;
 use crate::disk::io_pool::IoPoolError;
-use crate::disk::worker::spawn_worker;
+use crate::disk::retry::RetryingReader;
+use crate::disk::worker::{Beat, spawn_watched};
 use crate::disk::writer::Written;
 use crate::ids::VdiId;
 
@@ -131,8 +134,10 @@ async fn run(store: &LocalStore, Spec { vdi, size }: Spec, context: &JobContext)
     let sr = store.writable_sr(row.sr)?;
     let content = store.open_content(&pin).await?;
     let staging = store.stage(&sr);
-    let copy = Copy { store: store.clone(), progress: context.progress().clone(), pace: context.pace() };
-    let (staging, written) = spawn_worker("grow", move || copy.run(&content, staging, size))?.await??;
+    let (progress, pace, stop) = (context.progress().clone(), context.pace(), context.stop().clone());
+    let copy = Copy { store: store.clone(), progress, pace, stop };
+    let thread = spawn_watched("grow", &sr.given_up, move |beat| copy.run(beat, &content, staging, size))?;
+    let (staging, written) = thread.outcome(store.stuck_after(), context.stop()).await??;
     let destination = Destination::Replace { vdi, expected: row.content, claim };
     let job = Some(context.id().to_string());
     store.commit(staging, written, destination, job).await?;
@@ -143,24 +148,33 @@ struct Copy {
     store: LocalStore,
     progress: Progress,
     pace: Pace,
+    stop: CancellationToken,
 }
 
 impl Copy {
     fn run(
         self,
+        beat: &Beat,
         content: &Arc<OpenContent>,
         staging: Staging,
         size: u64,
     ) -> Result<(Staging, Written), ImportError> {
-        match self.copy(content, &staging, size) {
+        match self.copy(beat, content, &staging, size) {
             Ok(written) => Ok((staging, written)),
             Err(error) => Err(error.of_sr(&self.store, staging.sr())),
         }
     }
 
-    fn copy(&self, content: &OpenContent, staging: &Staging, size: u64) -> Result<Written, ImportError> {
+    fn copy(
+        &self,
+        beat: &Beat,
+        content: &OpenContent,
+        staging: &Staging,
+        size: u64,
+    ) -> Result<Written, ImportError> {
         let total = content.map.data_bytes();
         self.progress.set_total(total);
+        let source = RetryingReader::new(Arc::clone(&content.reader), self.stop.clone());
         let mut room = self.store.reserve(staging.sr(), total)?;
         let mut writer = open_writer(staging, Some(size))?;
         let mut clock = self.progress.stage_clock(Stage::Source);
@@ -171,10 +185,14 @@ impl Copy {
             while at < end {
                 let len = COPY_BYTES.min(end - at).min(self.pace.quantum().unwrap_or(COPY_BYTES));
                 clock.enter(Stage::Limit);
-                self.pace.take_blocking(len).map_err(|_| ImportError::Aborted)?;
+                let paced = beat.waiting(|| self.pace.take_blocking(len));
+                if paced.is_err() || beat.is_given_up() {
+                    return Err(ImportError::Aborted);
+                }
                 let Some(part) = buffer.get_mut(..usize::try_from(len).unwrap_or(0)) else { break };
                 clock.enter(Stage::Source);
-                content.reader.read_at(at, part)?;
+                source.read_at(at, part)?;
+                beat.renew();
                 clock.enter(Stage::Sink);
                 writer.write(at, part)?;
                 self.progress.add_read(len);
@@ -184,6 +202,7 @@ impl Copy {
                 at += len;
             }
         }
+        beat.renew();
         Ok(writer.finish(size)?)
     }
 }

@@ -15,7 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::local::{Committed, Destination, LocalError, LocalStore, Reservation, Sr, Staging};
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
-use crate::disk::worker::spawn_worker;
+use crate::disk::worker::{Beat, spawn_watched};
 use crate::disk::writer::{DiskWriter, VhdIdentity, Written};
 use crate::formats::raw::RawDecoder;
 use crate::formats::vhd::StreamDecoder;
@@ -176,6 +176,9 @@ impl ImportError {
             Self::TooLarge { .. } | Self::Disk(DiskError::BadSize { .. }) => "bad_size",
             Self::Disk(DiskError::Vhd { source, .. } | DiskError::VhdLimit { source, .. }) => source.code(),
             Self::Disk(_) => "storage_error",
+            Self::Store(LocalError::Pool(IoPoolError::Stuck)) | Self::Worker(IoPoolError::Stuck) => {
+                "storage_stuck"
+            }
             Self::Store(_) => "store_error",
             Self::Worker(_) => "worker_failed",
         }
@@ -405,8 +408,10 @@ async fn run(
         checker: Checker::new(digests),
         received: 0,
     };
-    let (staging, written) =
-        spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await??;
+    let given_up = Arc::clone(&staging.sr().given_up);
+    let thread =
+        spawn_watched("import", &given_up, move |beat| intake.run(beat, staging, format, length, pieces))?;
+    let (staging, written) = thread.outcome(store.stuck_after(), context.stop()).await??;
     let job = Some(context.id().to_string());
     Ok(store.commit(staging, written, destination, job).await?)
 }
@@ -424,6 +429,7 @@ struct Intake {
 impl Intake {
     fn run(
         self,
+        beat: &Beat,
         staging: Staging,
         format: ImportFormat,
         length: Option<u64>,
@@ -431,7 +437,7 @@ impl Intake {
     ) -> Result<(Staging, Written), ImportError> {
         let store = self.store.clone();
         let mut target = Target { room: None, told: false, writer: None, staging, size: None, checked: 0 };
-        match self.take_all(&mut target, format.decoder(length), pieces) {
+        match self.take_all(beat, &mut target, format.decoder(length), pieces) {
             Ok(written) => Ok((target.staging, written)),
             Err(error) => Err(error.of_sr(&store, target.staging.sr())),
         }
@@ -440,6 +446,7 @@ impl Intake {
     /// Takes the whole stream in and finishes the disk.
     fn take_all(
         mut self,
+        beat: &Beat,
         target: &mut Target,
         mut decoder: ImageDecoder,
         mut pieces: mpsc::Receiver<Feed>,
@@ -447,10 +454,10 @@ impl Intake {
         let mut clock = self.progress.stage_clock(Stage::Source);
         loop {
             clock.enter(Stage::Source);
-            let next = pieces.blocking_recv();
+            let next = beat.waiting(|| pieces.blocking_recv());
             clock.enter(Stage::Compute);
             match next {
-                _ if self.stop.is_cancelled() => return Err(ImportError::Aborted),
+                _ if self.stop.is_cancelled() || beat.is_given_up() => return Err(ImportError::Aborted),
                 None => return Err(ImportError::BrokenOff { received: self.received }),
                 Some(Feed::End) => break,
                 Some(Feed::Silent(silence)) => {
@@ -465,6 +472,7 @@ impl Intake {
                 }
             }
             while let Some(event) = decoder.next_event()? {
+                beat.renew();
                 target.reserve(&self.store, decoder.allocated_bytes())?;
                 clock.enter(Stage::Sink);
                 self.take(event, target)?;
@@ -485,6 +493,7 @@ impl Intake {
         let Some(writer) = target.writer.take() else {
             return Err(ImportError::BrokenOff { received: self.received });
         };
+        beat.renew();
         Ok(writer.finish(size)?)
     }
 

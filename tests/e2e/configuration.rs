@@ -35,6 +35,7 @@ fn the_defaults_are_printed_as_toml_and_nothing_is_created() {
     assert_eq!(config["transfers"]["memory_budget"].as_str(), Some("512MiB"));
     assert_eq!(config["transfers"]["window"].as_str(), Some("32MiB"));
     assert_eq!(config["transfers"]["upload_idle"].as_str(), Some("300s"));
+    assert_eq!(config["storage"]["stuck_after"].as_str(), Some("60s"));
     assert_eq!(config["http"]["head_timeout"].as_str(), Some("10s"));
     assert_eq!(config["auth"]["failure_delay"].as_str(), Some("2s"));
     assert_eq!(config["limits"]["concurrent"].as_integer(), Some(0));

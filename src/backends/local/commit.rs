@@ -13,6 +13,8 @@
 use std::path::PathBuf;
 use std::sync::Arc;
 
+use tokio::sync::Mutex;
+
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::writer::Written;
 use crate::ids::{ContentId, VdiId};
@@ -180,13 +182,26 @@ impl LocalStore {
         self.inner.db.transaction(move |tx| Ok(disks::insert_intent(tx, &recorded)?)).await?;
         // From here on the file is the intent's, not the staging's: a failure is undone by following it.
         staging.committed = true;
-        match self.publish(&sr, &intent, row, map, &destination).await {
+        // Held by whoever moves files, and longer than anybody waits if he hangs.
+        let moving = Arc::new(Mutex::new(()));
+        match self.publish(&sr, &intent, row, map, &destination, &moving).await {
             Ok(leftover) => {
                 self.inner.caretaker.ask(Chore::WriteNames(sr.id));
                 if let Some(leftover) = leftover {
                     self.clear(&sr, leftover).await;
                 }
                 Ok(Committed { vdi, content: intent.content })
+            }
+            Err(LocalError::Pool(IoPoolError::Stuck)) => {
+                // A move that was given up may still happen. Only when it has returned can it be undone, and until
+                // then nobody else may write the VDI.
+                let store = self.clone();
+                tokio::spawn(async move {
+                    let _moved = moving.lock().await;
+                    store.undo(&sr, intent).await;
+                    drop(destination);
+                });
+                Err(LocalError::Pool(IoPoolError::Stuck))
             }
             Err(error) => {
                 self.undo(&sr, intent).await;
@@ -302,15 +317,26 @@ impl LocalStore {
         row: ContentRow,
         map: Vec<u8>,
         destination: &Destination,
+        moving: &Arc<Mutex<()>>,
     ) -> Result<Option<Leftover>, LocalError> {
         if let Some(old) = intent.old.clone() {
             let (dir, named) = (Arc::clone(sr), old.clone());
-            sr.io.run(move || keep_old_file(&dir.dir, &named)).await??;
+            let held = Arc::clone(moving).lock_owned().await;
+            let keep = move || {
+                let _held = held;
+                keep_old_file(&dir.dir, &named)
+            };
+            sr.io.run(keep).await??;
             // Before the new file takes the old one's name: whoever opens the old content looks there from now on.
             self.inner.db.transaction(move |tx| Ok(disks::set_file(tx, old.content, &old.aside)?)).await?;
         }
         let (dir, moves) = (Arc::clone(sr), intent.clone());
-        sr.io.run(move || move_into_place(&dir.dir, &moves)).await??;
+        let held = Arc::clone(moving).lock_owned().await;
+        let place = move || {
+            let _held = held;
+            move_into_place(&dir.dir, &moves)
+        };
+        sr.io.run(place).await??;
         let committing = intent.clone();
         let vdi = match destination {
             Destination::New { vdi, name_label, name_description } => Some(VdiRow {

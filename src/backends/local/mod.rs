@@ -25,10 +25,11 @@ use tokio::sync::broadcast;
 
 use crate::config::Storage;
 use crate::disk::error::DiskError;
-use crate::disk::io_pool::IoPool;
+use crate::disk::io_pool::{IoPool, IoPoolError};
 use crate::disk::map::AllocationMap;
 use crate::disk::open::open_disk_with;
 use crate::disk::vhd_chain::ParentPlaces;
+use crate::disk::worker::GivenUp;
 use crate::ids::{ContentId, DiskFormat, HostId, PoolId, SrId, VdiId};
 use crate::state::disks::{self, ContentRow, SrRow, VdiRow};
 use crate::state::{Db, StateError, meta, now_ms};
@@ -53,6 +54,9 @@ const WAITING_READS: NonZeroUsize = NonZeroUsize::new(16_384).unwrap();
 /// Threads that may be set aside because their storage hangs, for each SR.
 const ABANDONED_READERS: usize = 64;
 
+/// How often the SRs' threads are looked at for operations that hang.
+const LOOK_FOR_STUCK: Duration = Duration::from_secs(1);
+
 /// Who this installation is: its pool, its host and its default SR.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Site {
@@ -75,6 +79,8 @@ pub struct Sr {
     pub content_format: DiskFormat,
     /// The threads that work on it.
     pub io: Arc<IoPool>,
+    /// Threads of single jobs on it that hang.
+    pub given_up: Arc<GivenUp>,
     missing: Mutex<HashSet<ContentId>>,
 }
 
@@ -87,6 +93,7 @@ impl Sr {
             dir,
             content_format: row.content_format,
             io: Arc::new(io),
+            given_up: Arc::default(),
             missing: Mutex::default(),
         }))
     }
@@ -199,7 +206,38 @@ impl LocalStore {
                 path: "caretaker".into(),
                 source,
             })?;
+        store.begin_to_watch()?;
         Ok(store)
+    }
+
+    /// Starts the thread that gives up operations which hang, for as long as somebody holds the store.
+    fn begin_to_watch(&self) -> Result<(), LocalError> {
+        let weak = Arc::downgrade(&self.inner);
+        let stuck_after = self.stuck_after();
+        let watch = move || {
+            while let Some(inner) = weak.upgrade() {
+                let srs: Vec<_> =
+                    inner.srs.read().unwrap_or_else(PoisonError::into_inner).values().cloned().collect();
+                drop(inner);
+                for sr in srs {
+                    let given_up = sr.io.abandon_stuck(stuck_after);
+                    if given_up > 0 {
+                        tracing::error!(sr = %sr.id, operations = given_up, "storage does not answer: given up");
+                    }
+                }
+                std::thread::sleep(LOOK_FOR_STUCK);
+            }
+        };
+        std::thread::Builder::new()
+            .name("sr-watch".into())
+            .spawn(watch)
+            .map_err(|source| IoPoolError::Spawn { source })?;
+        Ok(())
+    }
+
+    /// How long one operation on an SR's storage may take before it counts as hanging.
+    pub fn stuck_after(&self) -> Duration {
+        self.inner.options.stuck_after.get()
     }
 
     /// Who this installation is.

@@ -7,6 +7,9 @@
 use std::collections::HashMap;
 use std::os::unix::fs::MetadataExt;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use crate::disk::io_pool::IoPoolError;
 
 use super::sr_dir::SrDirError;
 use super::{LocalError, LocalStore, Shortage, Sr};
@@ -30,6 +33,9 @@ impl Space {
         self.free.saturating_sub(self.reserve).saturating_sub(self.reserved)
     }
 }
+
+/// How long a file system may take to say how full it is, before its SR is shown without.
+const ANSWER_WITHIN: Duration = Duration::from_secs(2);
 
 /// A file system, by the number that the system gives it.
 type Device = u64;
@@ -104,6 +110,20 @@ impl LocalStore {
     /// When the file system does not answer.
     pub fn space(&self, sr: &Sr) -> Result<Space, LocalError> {
         self.space_on(device(sr)?, sr)
+    }
+
+    /// Looks at the file system of an SR, for showing it. `None` when it does not answer soon: its storage hangs,
+    /// and what is said of the other SRs does not wait for it.
+    ///
+    /// # Errors
+    /// When the file system answers with an error.
+    pub async fn space_at_once(&self, sr: &Arc<Sr>) -> Result<Option<Space>, LocalError> {
+        let (store, place) = (self.clone(), Arc::clone(sr));
+        match tokio::time::timeout(ANSWER_WITHIN, sr.io.run(move || store.space(&place))).await {
+            Ok(Ok(space)) => space.map(Some),
+            Err(_) | Ok(Err(IoPoolError::Stuck)) => Ok(None),
+            Ok(Err(error)) => Err(error.into()),
+        }
     }
 
     fn space_on(&self, device: Device, sr: &Sr) -> Result<Space, LocalError> {

@@ -153,6 +153,7 @@ impl SrDir {
             .truncate(false)
             .write(true)
             .mode(0o600)
+            .custom_flags(not_waiting())
             .open(&name)
             .map_err(|source| SrDirError::Io { action: "opening lock", path: name.clone(), source })?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
@@ -195,7 +196,7 @@ impl SrDir {
     /// Reads the identity; `None` when the directory has none.
     pub fn identity(path: &Path) -> Result<Option<SrIdentity>, SrDirError> {
         let name = path.join(".gantry/sr.json");
-        let file = match File::open(&name) {
+        let file = match open_regular(&name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(source) => return Err(SrDirError::Io { action: "opening", path: name, source }),
@@ -224,7 +225,7 @@ impl SrDir {
     /// the disks themselves are found without them.
     pub fn kept_vdis(path: &Path) -> Result<Vec<KeptVdi>, SrDirError> {
         let name = path.join(".gantry/objects.ndjson");
-        let file = match File::open(&name) {
+        let file = match open_regular(&name) {
             Ok(file) => file,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             Err(source) => return Err(SrDirError::Io { action: "opening", path: name, source }),
@@ -330,7 +331,9 @@ impl SrDir {
     ) -> Result<(), SrDirError> {
         let fresh = format!("{relative}.new");
         let path = self.file(&fresh);
-        File::create(&path)
+        // One that a crash left, or whatever else has that name.
+        self.unlink(&fresh)?;
+        File::create_new(&path)
             .and_then(|mut file| {
                 write(&mut file)?;
                 file.sync_all()
@@ -339,6 +342,22 @@ impl SrDir {
         self.rename(&fresh, relative)?;
         self.sync_folder_of(relative)
     }
+}
+
+/// Opens a file for reading, but nothing else that may lie there: a FIFO would be waited for, for ever, and to open
+/// a device may do something.
+fn open_regular(path: &Path) -> io::Result<File> {
+    let file = OpenOptions::new().read(true).custom_flags(not_waiting()).open(path)?;
+    match file.metadata()?.is_file() {
+        true => Ok(file),
+        false => Err(io::Error::new(io::ErrorKind::InvalidInput, "it is not a regular file")),
+    }
+}
+
+/// Flags with which opening never waits, and never follows a link out of the directory.
+fn not_waiting() -> i32 {
+    let flags = rustix::fs::OFlags::NONBLOCK | rustix::fs::OFlags::NOFOLLOW | rustix::fs::OFlags::NOCTTY;
+    i32::try_from(flags.bits()).unwrap_or_default()
 }
 
 /// Keeps two servers from a directory that neither may write a lock file into. File systems that cannot lock
@@ -352,5 +371,43 @@ fn lock_shared_directory(path: &Path) -> Result<Option<File>, SrDirError> {
             Err(SrDirError::Locked { path: path.into(), lock: path.into() })
         }
         Err(_) => Ok(None),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_fifo_under_a_name_of_ours_is_refused_or_replaced_but_never_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let dir = SrDir::take(folder.path(), false).unwrap();
+        let identity = SrIdentity {
+            format_version: SR_FORMAT_VERSION,
+            uuid: SrId::random(),
+            name_label: "one".into(),
+            name_description: String::new(),
+            tags: Vec::new(),
+            content_format: DiskFormat::Raw,
+        };
+        let fifo = |name: &str| {
+            let mode = rustix::fs::Mode::from_raw_mode(0o600);
+            let kind = rustix::fs::FileType::Fifo;
+            rustix::fs::mknodat(rustix::fs::CWD, dir.file(name), kind, mode, 0).unwrap();
+        };
+        for name in ["sr.json", "objects.ndjson", "sr.json.new"] {
+            fifo(&format!(".gantry/{name}"));
+        }
+        assert!(matches!(SrDir::identity(dir.path()), Err(SrDirError::Io { action: "opening", .. })));
+        assert!(matches!(SrDir::kept_vdis(dir.path()), Err(SrDirError::Io { action: "opening", .. })));
+        dir.write_identity(&identity).unwrap();
+        assert_eq!(SrDir::identity(dir.path()).unwrap(), Some(identity));
+        let path = dir.path().to_path_buf();
+        drop(dir);
+        std::fs::remove_file(path.join(".gantry/lock")).unwrap();
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        let kind = rustix::fs::FileType::Fifo;
+        rustix::fs::mknodat(rustix::fs::CWD, path.join(".gantry/lock"), kind, mode, 0).unwrap();
+        assert!(SrDir::take(&path, false).is_err());
     }
 }

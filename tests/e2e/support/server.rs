@@ -98,7 +98,7 @@ impl Setup {
             token: String::new(),
             sr: String::new(),
             config,
-            seen: data.clone(),
+            served: data.clone(),
             data,
             scratch,
         };
@@ -117,9 +117,10 @@ pub struct Server {
     token: String,
     sr: String,
     config: PathBuf,
+    /// The data directory as the server sees it.
+    served: PathBuf,
+    /// The same as the test sees it.
     data: PathBuf,
-    /// The data directory as the test sees it.
-    seen: PathBuf,
     scratch: TempDir,
 }
 
@@ -137,15 +138,15 @@ impl Server {
         let serve = ["serve", "--listen", "127.0.0.1:0", "--config"];
         let mut command = match self.setup.limited {
             None => gantry(serve),
-            Some(mebibytes) => tools::on_file_system_of(mebibytes, &self.data, gantry(serve)),
+            Some(mebibytes) => tools::on_file_system_of(mebibytes, &self.served, gantry(serve)),
         };
-        command.arg(&self.config).arg("--data").arg(&self.data).env("GANTRY_ADMIN_PASSWORD", PASSWORD);
+        command.arg(&self.config).arg("--data").arg(&self.served).env("GANTRY_ADMIN_PASSWORD", PASSWORD);
         command.stdout(Stdio::piped()).stderr(stderr);
         let mut child = command.spawn().expect("the program runs");
         let stdout = child.stdout.take().expect("its output is piped");
         if self.setup.limited.is_some() {
-            let below = self.data.strip_prefix("/").expect("it is absolute");
-            self.seen = Path::new("/proc").join(child.id().to_string()).join("root").join(below);
+            let below = self.served.strip_prefix("/").expect("it is absolute");
+            self.data = Path::new("/proc").join(child.id().to_string()).join("root").join(below);
         }
         self.child = Some(child);
         let (told, line) = mpsc::channel();
@@ -224,7 +225,7 @@ impl Server {
     }
 
     pub fn data(&self) -> &Path {
-        &self.seen
+        &self.data
     }
 
     pub fn token(&self) -> &str {
@@ -238,7 +239,7 @@ impl Server {
 
     /// The directory of the SR named `local`.
     pub fn sr_folder(&self) -> PathBuf {
-        self.seen.join("srs").join(&self.sr)
+        self.data.join("srs").join(&self.sr)
     }
 
     /// A path in the test's own directory.
@@ -259,7 +260,7 @@ impl Server {
             None => create,
             Some(_) => tools::where_it_runs(self.pid().as_raw_nonzero().get(), create),
         };
-        let output = command.arg(&self.data).output().expect("the program runs");
+        let output = command.arg(&self.served).output().expect("the program runs");
         let text = String::from_utf8_lossy(&output.stdout).trim().to_owned();
         assert!(output.status.success() && !text.is_empty(), "token create: {output:?}");
         text
