@@ -86,8 +86,8 @@ fn jittered(wait: Duration) -> Duration {
     wait / 2 + (wait / 2).saturating_mul(u32::from(byte[0])) / 255
 }
 
-/// Whether the same read may succeed later.
-fn may_pass(error: &DiskError) -> bool {
+/// Whether the same operation may succeed later.
+pub fn may_pass(error: &DiskError) -> bool {
     let DiskError::Io { source, .. } = error else { return false };
     match Errno::from_io_error(source) {
         Some(

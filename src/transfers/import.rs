@@ -15,6 +15,7 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::local::{Committed, Destination, LocalError, LocalStore, Reservation, Sr, Staging};
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
+use crate::disk::retry;
 use crate::disk::worker::{Beat, spawn_watched};
 use crate::disk::writer::{DiskWriter, VhdIdentity, Written};
 use crate::formats::raw::RawDecoder;
@@ -160,6 +161,16 @@ impl ImportError {
             Self::Disk(DiskError::NoSpace { needed, .. }) => store.out_of_space(sr, needed).into(),
             Self::Disk(DiskError::FileTooLarge { .. }) => Self::TooLarge { sr: sr.id },
             other => other,
+        }
+    }
+
+    /// Whether the same job, begun anew, may succeed later.
+    pub fn may_pass(&self) -> bool {
+        match self {
+            Self::Disk(error) | Self::Store(LocalError::Disk(error)) => retry::may_pass(error),
+            // Somebody deletes it, or has it for a moment.
+            Self::Store(LocalError::VdiBusy(_)) => true,
+            _ => false,
         }
     }
 
@@ -359,6 +370,7 @@ fn spec(plan: &ImportPlan) -> Value {
 
 pub(super) fn failure(error: &ImportError) -> JobFailure {
     let failure = JobFailure::new("ImportError", error.code(), error.to_string());
+    let failure = if error.may_pass() { failure.transient() } else { failure };
     match error {
         ImportError::Store(LocalError::NoSpace(shortage)) => {
             let mut data = json!({ "kind": "space" });
