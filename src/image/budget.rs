@@ -8,7 +8,7 @@
 
 use std::collections::HashMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Waker};
+use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
@@ -92,15 +92,18 @@ impl Budget {
         fair.min(self.window_bytes).max((GRANTED_CHUNKS * MIN_CHUNK_BYTES) as u64)
     }
 
-    fn give_back(&self, share: u64, buffer: Vec<u8>) {
+    fn give_back(&self, room: &Room, buffer: Option<Vec<u8>>) {
         let mut guard = self.lock();
         let state = &mut *guard;
-        state.used_bytes -= buffer.len() as u64;
-        if let Some(held) = state.shares.get_mut(&share) {
-            held.bytes -= buffer.len() as u64;
+        state.used_bytes -= room.bytes;
+        if let Some(held) = state.shares.get_mut(&room.share) {
+            held.bytes -= room.bytes;
             held.chunks -= 1;
         }
-        if !state.shares.is_empty() && state.pool_bytes + buffer.len() <= POOL_BYTES {
+        if let Some(buffer) = buffer
+            && !state.shares.is_empty()
+            && state.pool_bytes + buffer.len() <= POOL_BYTES
+        {
             state.pool_bytes += buffer.len();
             state.pool.push(buffer);
         }
@@ -155,9 +158,30 @@ impl Share {
     /// task is woken when a chunk was given back.
     pub(super) fn poll_buffer(&self, cx: &Context<'_>, len: usize) -> Option<ChunkBuffer> {
         let capacity = len.next_power_of_two().max(MIN_CHUNK_BYTES);
-        let bytes = capacity as u64;
         let mut state = self.budget.lock();
-        let state = &mut *state;
+        let room = self.poll_room(&mut state, cx, capacity as u64)?;
+        let pooled = state.pool.iter().rposition(|buffer| buffer.len() == capacity);
+        let data = match pooled.map(|at| state.pool.swap_remove(at)) {
+            Some(buffer) => {
+                state.pool_bytes -= capacity;
+                buffer
+            }
+            None => vec![0; capacity],
+        };
+        Some(ChunkBuffer { data, len, room: Some(room) })
+    }
+
+    /// Waits for room for bytes that somebody else has made: those of an upload. One task at a time may wait for a
+    /// share.
+    pub async fn room(&self, bytes: u64) -> Room {
+        std::future::poll_fn(|cx| {
+            let mut state = self.budget.lock();
+            self.poll_room(&mut state, cx, bytes).map_or(Poll::Pending, Poll::Ready)
+        })
+        .await
+    }
+
+    fn poll_room(&self, state: &mut State, cx: &Context<'_>, bytes: u64) -> Option<Room> {
         let window = self.budget.window_of(state.shares.len());
         let budget_has_room = state.used_bytes + bytes <= self.budget.limit_bytes;
         let held = state.shares.get_mut(&self.id)?;
@@ -170,15 +194,7 @@ impl Share {
         held.bytes += bytes;
         held.chunks += 1;
         state.used_bytes += bytes;
-        let pooled = state.pool.iter().rposition(|buffer| buffer.len() == capacity);
-        let data = match pooled.map(|at| state.pool.swap_remove(at)) {
-            Some(buffer) => {
-                state.pool_bytes -= capacity;
-                buffer
-            }
-            None => vec![0; capacity],
-        };
-        Some(ChunkBuffer { data, len, share: self.id, budget: Arc::clone(&self.budget) })
+        Some(Room { bytes, share: self.id, budget: Arc::clone(&self.budget) })
     }
 }
 
@@ -200,14 +216,29 @@ impl Drop for Share {
     }
 }
 
+/// The permit of some bytes. Given back when it is dropped.
+#[derive(Debug)]
+pub struct Room {
+    bytes: u64,
+    share: u64,
+    budget: Arc<Budget>,
+}
+
+impl Drop for Room {
+    fn drop(&mut self) {
+        if self.bytes > 0 {
+            self.budget.give_back(self, None);
+        }
+    }
+}
+
 /// A chunk being made, and its permit.
 #[derive(Debug)]
 pub(super) struct ChunkBuffer {
     /// As long as what the permit is for.
     data: Vec<u8>,
     len: usize,
-    share: u64,
-    budget: Arc<Budget>,
+    room: Option<Room>,
 }
 
 impl ChunkBuffer {
@@ -230,7 +261,11 @@ impl AsRef<[u8]> for ChunkBuffer {
 
 impl Drop for ChunkBuffer {
     fn drop(&mut self) {
-        self.budget.give_back(self.share, std::mem::take(&mut self.data));
+        if let Some(mut room) = self.room.take() {
+            // Buffer and permit in one go.
+            room.budget.give_back(&room, Some(std::mem::take(&mut self.data)));
+            room.bytes = 0;
+        }
     }
 }
 
@@ -301,6 +336,20 @@ mod tests {
         drop((bytes, share));
         assert_eq!(budget.used_bytes(), 128 << 10);
         drop(slice);
+        assert_eq!(budget.used_bytes(), 0);
+    }
+
+    #[tokio::test]
+    async fn bytes_of_others_count_with_the_same_rules() {
+        let budget = Budget::new(2 * MIB, 2 * MIB);
+        let share = budget.register();
+        let mut held = vec![share.room(MIB).await, share.room(MIB).await];
+        assert_eq!(budget.used_bytes(), 2 * MIB);
+        let mut third = Box::pin(share.room(1));
+        assert!(futures_util::poll!(&mut third).is_pending());
+        held.pop();
+        drop(third.await);
+        drop(held);
         assert_eq!(budget.used_bytes(), 0);
     }
 

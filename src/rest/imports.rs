@@ -240,7 +240,7 @@ pub async fn receive(
     let new = matches!(plan.target, ImportTarget::NewVdi { .. });
     let patience = app.config.transfers.queue_wait.get();
     let owner = Some(caller.user().to_string());
-    let running = import::begin(&app.engine, &app.store, plan, owner, patience).await?;
+    let running = import::begin(&app.engine, &app.store, plan, owner, &app.budget, patience).await?;
     let task = running.task();
     if let Some(refused) = feed(&app, &running, &mut payload).await {
         drop(running);

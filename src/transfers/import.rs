@@ -22,6 +22,7 @@ use crate::formats::raw::RawDecoder;
 use crate::formats::vhd::StreamDecoder;
 use crate::formats::{ImageDecoder, ImageError, ImageEvent};
 use crate::ids::{SrId, VdiId};
+use crate::image::budget::{Budget, Room, Share};
 
 use super::admission::{self, TurnError};
 use super::digest::{Checker, Declared};
@@ -197,7 +198,8 @@ impl ImportError {
 }
 
 enum Feed {
-    Piece(Bytes),
+    /// With its part of the memory budget.
+    Piece(Bytes, Room),
     Silent(Duration),
     End,
 }
@@ -209,6 +211,7 @@ pub struct RunningImport {
     outcome: oneshot::Receiver<Result<Committed, ImportError>>,
     context: JobContext,
     pace: Pace,
+    share: Share,
     ended: CancellationToken,
 }
 
@@ -239,7 +242,8 @@ impl RunningImport {
                 paced = self.pace.take(part.len() as u64) => paced.map_err(|_| Ended)?,
                 () = self.ended.cancelled() => return Err(Ended),
             }
-            self.send(Feed::Piece(part)).await?;
+            let room = self.share.room(part.len() as u64).await;
+            self.send(Feed::Piece(part, room)).await?;
         }
         Ok(())
     }
@@ -301,6 +305,7 @@ pub async fn begin(
     store: &LocalStore,
     plan: ImportPlan,
     owner: Option<String>,
+    budget: &Arc<Budget>,
     patience: Duration,
 ) -> Result<RunningImport, TurnError> {
     let (sr_id, kind, name, object, method) = match &plan.target {
@@ -350,7 +355,7 @@ pub async fn begin(
     admission::turn(engine, &mut ticket, patience).await?;
     let context = handed.await.map_err(|_| TurnError::Aborted)?;
     let pace = context.pace();
-    Ok(RunningImport { feed, ticket, outcome, context, pace, ended })
+    Ok(RunningImport { feed, ticket, outcome, context, pace, share: budget.register(), ended })
 }
 
 fn spec(plan: &ImportPlan) -> Value {
@@ -464,6 +469,8 @@ impl Intake {
         mut pieces: mpsc::Receiver<Feed>,
     ) -> Result<Written, ImportError> {
         let mut clock = self.progress.stage_clock(Stage::Source);
+        // Until the decoder has used the piece up.
+        let mut _room_of_piece = None;
         loop {
             clock.enter(Stage::Source);
             let next = beat.waiting(|| pieces.blocking_recv());
@@ -475,7 +482,8 @@ impl Intake {
                 Some(Feed::Silent(silence)) => {
                     return Err(ImportError::Silent { received: self.received, silence });
                 }
-                Some(Feed::Piece(piece)) => {
+                Some(Feed::Piece(piece, room)) => {
+                    _room_of_piece = Some(room);
                     self.received = self.received.saturating_add(piece.len() as u64);
                     self.checker.update(&piece);
                     self.progress.add_read(piece.len() as u64);
