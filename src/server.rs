@@ -12,7 +12,7 @@ use tokio::task::JoinHandle;
 use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwords};
 use crate::backends::local::{LocalError, LocalStore};
 use crate::config::Config;
-use crate::rest::{self, App, ServiceError};
+use crate::rest::{self, App, Idempotency, ServiceError};
 use crate::state::{DataDir, DataDirError, Db, StateError};
 use crate::tls::{self, TlsError};
 use crate::transfers::journal::SqliteJournal;
@@ -111,6 +111,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
     let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone()));
+    Idempotency::settle(&app).await?;
     let listening = match rest::bind(&app, tls.as_ref(), drain) {
         Ok(listening) => listening,
         Err(error) => {

@@ -4,6 +4,7 @@
 //! - The body of a request that was answered early is read and discarded for up to a second after the answer,
 //!   so that the client can read why it was refused; dropped at once, the answer would be lost (HTTP/2), or a
 //!   chunked body would be drained without limit (HTTP/1.1).
+//! - On HTTP/2 the body is discarded before the answer where the answer is an early success.
 //! - Requests are counted per connection.
 
 use std::cell::RefCell;
@@ -18,12 +19,18 @@ use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::ServiceRequest;
 use bytes::Bytes;
 use futures_util::Stream;
-use tokio::time::Sleep;
+use tokio::time::{Instant, Sleep};
 
 use super::connection::InFlight;
 
 /// How long an unread request body is discarded after the answer is out.
 const DISCARD: Duration = Duration::from_secs(1);
+
+/// How long nothing may come of a body that is discarded to its end.
+const SILENCE: Duration = Duration::from_secs(10);
+
+/// How many pieces of such a body are discarded before others have a turn.
+const PIECES_AT_ONCE: u32 = 64;
 
 /// A request's body that outlives the handler which may or may not read it.
 #[derive(Clone)]
@@ -78,6 +85,7 @@ pub struct Held {
     ended: bool,
     unread: Option<SharedPayload>,
     until: Option<Pin<Box<Sleep>>>,
+    discard_first: bool,
     http2: bool,
     _in_flight: Option<InFlight>,
 }
@@ -90,7 +98,15 @@ impl Held {
         http2: bool,
         in_flight: Option<InFlight>,
     ) -> Self {
-        Self { body, ended: false, unread, until: None, http2, _in_flight: in_flight }
+        Self { body, ended: false, unread, until: None, discard_first: false, http2, _in_flight: in_flight }
+    }
+
+    /// Has the request's body discarded before the answer's is sent, and for as long as it comes. For an early
+    /// success on HTTP/2: some clients, once they have read one whole, do not look at the stream again while they
+    /// still send, and others take a reset for a failure. All understand an answer after what they have sent.
+    pub fn discard_first(mut self) -> Self {
+        self.discard_first = true;
+        self
     }
 }
 
@@ -108,19 +124,51 @@ impl MessageBody for Held {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
+        if this.discard_first {
+            if this.discard(cx).is_pending() {
+                return Poll::Pending;
+            }
+            this.discard_first = false;
+        }
         if !this.ended {
             match Pin::new(&mut this.body).poll_next(cx) {
                 Poll::Ready(None) => this.ended = true,
                 other => return other,
             }
         }
-        let Some(unread) = &mut this.unread else { return Poll::Ready(None) };
-        let until = this.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(DISCARD)));
-        loop {
+        match this.discard(cx) {
+            Poll::Pending => Poll::Pending,
+            // HTTP/1.1 would go on draining a chunked body: an error closes the connection. On HTTP/2 the stream
+            // ends here, and what the client still sends is refused.
+            Poll::Ready(Discarded::Part) if !this.http2 => Poll::Ready(Some(Err(Box::new(Unread)))),
+            Poll::Ready(_) => Poll::Ready(None),
+        }
+    }
+}
+
+/// How much of a request's body was discarded.
+enum Discarded {
+    All,
+    Part,
+}
+
+impl Held {
+    /// Reads what is left of the request's body for as long as that is done.
+    fn discard(&mut self, cx: &mut Context<'_>) -> Poll<Discarded> {
+        let Some(unread) = &mut self.unread else { return Poll::Ready(Discarded::All) };
+        let until = self.until.get_or_insert_with(|| Box::pin(tokio::time::sleep(DISCARD)));
+        for piece in 1.. {
             match Pin::new(&mut *unread).poll_next(cx) {
                 Poll::Ready(Some(Ok(_))) => {}
-                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(None),
+                Poll::Ready(None | Some(Err(_))) => return Poll::Ready(Discarded::All),
                 Poll::Pending => break,
+            }
+            if self.discard_first {
+                until.as_mut().reset(Instant::now() + SILENCE);
+                if piece == PIECES_AT_ONCE {
+                    cx.waker().wake_by_ref();
+                    return Poll::Pending;
+                }
             }
             // A client that sends without a pause must not keep the loop from looking at the clock.
             if until.is_elapsed() {
@@ -131,9 +179,7 @@ impl MessageBody for Held {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 unread.forget();
-                // HTTP/1.1 would go on draining a chunked body: an error closes the connection. On HTTP/2 the
-                // stream ends here, and what the client still sends is refused.
-                if this.http2 { Poll::Ready(None) } else { Poll::Ready(Some(Err(Box::new(Unread)))) }
+                Poll::Ready(Discarded::Part)
             }
         }
     }

@@ -8,6 +8,7 @@ mod edge;
 mod error;
 mod exports;
 mod flow;
+mod idempotency;
 mod imports;
 mod preconditions;
 mod public;
@@ -33,6 +34,7 @@ use crate::inventory::Inventory;
 use crate::transfers::export::ExportDesk;
 
 pub use connection::Connections;
+pub use idempotency::Idempotency;
 pub use service::{Listening, ServiceError, bind, sweep_connections};
 
 /// The type of JSON answers.
@@ -56,6 +58,8 @@ pub struct App {
     pub budget: Arc<Budget>,
     /// The connections of all clients.
     pub connections: Connections,
+    /// The requests with an idempotency key.
+    pub idempotency: Idempotency,
     ready: AtomicBool,
 }
 
@@ -73,6 +77,7 @@ impl App {
             exports: ExportDesk::new(engine.clone(), transfers.detach.get()),
             budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
             connections: Connections::default(),
+            idempotency: Idempotency::new(store.db().clone()),
             ready: AtomicBool::new(false),
             config,
             store,

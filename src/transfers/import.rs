@@ -57,6 +57,8 @@ impl ImportFormat {
 pub enum ImportTarget {
     /// A new VDI.
     NewVdi {
+        /// The id that it gets.
+        vdi: VdiId,
         /// On which SR.
         sr: SrId,
         /// Name that people see.
@@ -90,6 +92,8 @@ pub struct ImportPlan {
     pub length: Option<u64>,
     /// Digests that its bytes must have.
     pub digests: Vec<Declared>,
+    /// What the client calls the request.
+    pub idempotency_key: Option<String>,
 }
 
 /// An import that did not happen. Nothing of it is left.
@@ -293,6 +297,7 @@ pub async fn begin(
     let mut new = NewJob::new(kind, properties);
     new.owner = owner;
     new.spec = spec(&plan);
+    new.idempotency_key.clone_from(&plan.idempotency_key);
     let (feed, pieces) = mpsc::channel(WAITING_PIECES);
     let (tell, outcome) = oneshot::channel();
     let (hand_stop, stop) = oneshot::channel();
@@ -351,7 +356,7 @@ async fn run(
     pieces: mpsc::Receiver<Feed>,
     context: &JobContext,
 ) -> Result<Committed, ImportError> {
-    let ImportPlan { target, format, length, digests } = plan;
+    let ImportPlan { target, format, length, digests, idempotency_key: _ } = plan;
     let progress = context.progress().clone();
     if let Some(length) = length {
         progress.set_total(length);
@@ -372,8 +377,8 @@ async fn run(
     let taken = spawn_worker("import", move || intake.run(staging, format, length, pieces))?.await?;
     let (staging, written) = taken.map_err(|error| error.of_sr(sr))?;
     let destination = match target {
-        ImportTarget::NewVdi { name_label, name_description, .. } => {
-            Destination::New { vdi: VdiId::random(), name_label, name_description }
+        ImportTarget::NewVdi { vdi, name_label, name_description, .. } => {
+            Destination::New { vdi, name_label, name_description }
         }
         ImportTarget::Content { vdi, expected, claim, .. } => Destination::Replace { vdi, expected, claim },
     };
@@ -490,12 +495,13 @@ pub(super) fn open_writer(staging: &Staging, size: Option<u64>) -> Result<DiskWr
     Ok(DiskWriter::create(&staging.path(), staging.sr().content_format, size, identity)?)
 }
 
-/// An empty disk of a size, made at once.
+/// An empty disk of a size, made at once under an id that is new.
 ///
 /// # Errors
 /// As an import.
 pub async fn create_empty(
     store: &LocalStore,
+    vdi: VdiId,
     sr: SrId,
     size: u64,
     name_label: String,
@@ -512,6 +518,6 @@ pub async fn create_empty(
         })
         .await?;
     let (staging, written) = made.map_err(|error| error.of_sr(sr.id))?;
-    let destination = Destination::New { vdi: VdiId::random(), name_label, name_description };
+    let destination = Destination::New { vdi, name_label, name_description };
     Ok(store.commit(staging, written, destination, None).await?)
 }

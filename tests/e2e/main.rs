@@ -22,6 +22,8 @@ mod disks;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod idempotency;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
