@@ -16,6 +16,7 @@ use crate::transfers::import::ImportPlan;
 use super::App;
 use super::error::ApiError;
 use super::idempotency::{Claim, Made};
+use super::revocation::Cut;
 
 /// An authenticated sender. When the request was admitted by the hook for `Expect: 100-continue`, what that
 /// found is in here.
@@ -200,13 +201,18 @@ impl FromRequest for Caller {
     fn from_request(request: &HttpRequest, _: &mut actix_web::dev::Payload) -> Self::Future {
         let admitted = request.extensions().get::<Self>().cloned();
         let app = request.app_data::<web::Data<App>>().cloned();
+        let cut = request.extensions().get::<Cut>().cloned();
         let (headers, peer) = (request.headers().clone(), request.peer_addr().map(|peer| peer.ip()));
         Box::pin(async move {
             if let Some(admitted) = admitted {
                 return Ok(admitted);
             }
             let app = app.ok_or(ApiError::NotImplemented("a service without its state"))?;
-            Self::authenticate(&app, &headers, peer).await
+            let caller = Self::authenticate(&app, &headers, peer).await?;
+            if let Some(cut) = cut {
+                cut.when_revoked(&app.revocations, caller.principal());
+            }
+            Ok(caller)
         })
     }
 }

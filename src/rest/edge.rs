@@ -6,8 +6,10 @@
 //!   chunked body would be drained without limit (HTTP/1.1).
 //! - On HTTP/2 the body is discarded before the answer where the answer is an early success.
 //! - Requests are counted per connection.
+//! - What a token has begun ends when it is revoked.
 
 use std::cell::RefCell;
+use std::future::Future;
 use std::pin::Pin;
 use std::rc::Rc;
 use std::task::{Context, Poll};
@@ -20,8 +22,10 @@ use actix_web::dev::ServiceRequest;
 use bytes::Bytes;
 use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use super::connection::InFlight;
+use super::revocation::Cut;
 
 /// How long an unread request body is discarded after the answer is out.
 const DISCARD: Duration = Duration::from_secs(1);
@@ -32,25 +36,31 @@ const SILENCE: Duration = Duration::from_secs(10);
 /// How many pieces of such a body are discarded before others have a turn.
 const PIECES_AT_ONCE: u32 = 64;
 
+/// An answer up to that length is not broken off.
+const SHORT_BYTES: u64 = 32 << 10;
+
 /// A request's body that outlives the handler which may or may not read it.
 #[derive(Clone)]
 pub struct SharedPayload {
     inner: Rc<RefCell<Option<Payload>>>,
+    /// Ends it as if it had broken off.
+    cut: Option<Rc<RefCell<Pin<Box<WaitForCancellationFutureOwned>>>>>,
 }
 
 impl SharedPayload {
     /// Takes over a body.
     pub fn new(payload: Payload) -> Self {
         let inner = if matches!(payload, Payload::None) { None } else { Some(payload) };
-        Self { inner: Rc::new(RefCell::new(inner)) }
+        Self { inner: Rc::new(RefCell::new(inner)), cut: None }
     }
 
     /// Puts itself into a request in place of its body. `None` when the request has none.
-    pub fn install(request: &mut ServiceRequest) -> Option<Self> {
-        let shared = Self::new(request.take_payload());
+    pub fn install(request: &mut ServiceRequest, cut: &Cut) -> Option<Self> {
+        let mut shared = Self::new(request.take_payload());
         if shared.is_done() {
             return None;
         }
+        shared.cut = Some(Rc::new(RefCell::new(Box::pin(cut.ended()))));
         let stream: Pin<Box<dyn Stream<Item = Result<Bytes, PayloadError>>>> = Box::pin(shared.clone());
         request.set_payload(Payload::Stream { payload: stream });
         Some(shared)
@@ -71,6 +81,13 @@ impl Stream for SharedPayload {
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Self::Item>> {
         let mut inner = self.inner.borrow_mut();
         let Some(payload) = inner.as_mut() else { return Poll::Ready(None) };
+        if let Some(cut) = &self.cut
+            && cut.borrow_mut().as_mut().poll(cx).is_ready()
+        {
+            inner.take();
+            let revoked = std::io::Error::new(std::io::ErrorKind::ConnectionAborted, Revoked);
+            return Poll::Ready(Some(Err(PayloadError::Io(revoked))));
+        }
         let polled = Pin::new(payload).poll_next(cx);
         if matches!(polled, Poll::Ready(None | Some(Err(_)))) {
             inner.take();
@@ -86,6 +103,10 @@ pub struct Held {
     unread: Option<SharedPayload>,
     until: Option<Pin<Box<Sleep>>>,
     discard_first: bool,
+    /// Ends the answer, if it is long enough to matter.
+    cut: Option<Pin<Box<WaitForCancellationFutureOwned>>>,
+    /// Known by its sender for as long as the answer lasts.
+    _cut: Option<Cut>,
     http2: bool,
     _in_flight: Option<InFlight>,
 }
@@ -98,7 +119,29 @@ impl Held {
         http2: bool,
         in_flight: Option<InFlight>,
     ) -> Self {
-        Self { body, ended: false, unread, until: None, discard_first: false, http2, _in_flight: in_flight }
+        Self {
+            body,
+            ended: false,
+            unread,
+            until: None,
+            discard_first: false,
+            cut: None,
+            _cut: None,
+            http2,
+            _in_flight: in_flight,
+        }
+    }
+
+    /// Breaks the answer off at `cut`, unless it is so short that it is out with its head.
+    pub fn until(mut self, cut: Cut) -> Self {
+        let short = match self.body.size() {
+            BodySize::None => true,
+            BodySize::Sized(bytes) => bytes <= SHORT_BYTES,
+            BodySize::Stream => false,
+        };
+        self.cut = (!short).then(|| Box::pin(cut.ended()));
+        self._cut = Some(cut);
+        self
     }
 
     /// Has the request's body discarded before the answer's is sent, and for as long as it comes. For an early
@@ -109,6 +152,11 @@ impl Held {
         self
     }
 }
+
+/// The token with which the request was sent was revoked.
+#[derive(Debug, thiserror::Error)]
+#[error("the token of this request was revoked")]
+struct Revoked;
 
 /// The request's body was longer than anybody wants to read.
 #[derive(Debug, thiserror::Error)]
@@ -124,6 +172,11 @@ impl MessageBody for Held {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
+        if let Some(cut) = &mut this.cut
+            && cut.as_mut().poll(cx).is_ready()
+        {
+            return Poll::Ready(Some(Err(Box::new(Revoked))));
+        }
         if this.discard_first {
             if this.discard(cx).is_pending() {
                 return Poll::Pending;
@@ -175,7 +228,7 @@ impl Held {
                 break;
             }
         }
-        match std::future::Future::poll(until.as_mut(), cx) {
+        match until.as_mut().poll(cx) {
             Poll::Pending => Poll::Pending,
             Poll::Ready(()) => {
                 unread.forget();

@@ -14,6 +14,7 @@ mod preconditions;
 mod public;
 mod query;
 mod ranges;
+mod revocation;
 mod routes;
 mod service;
 mod srs;
@@ -32,6 +33,8 @@ use crate::config::Config;
 use crate::image::budget::Budget;
 use crate::inventory::Inventory;
 use crate::transfers::export::ExportDesk;
+
+use revocation::Revocations;
 
 pub use connection::Connections;
 pub use idempotency::Idempotency;
@@ -58,6 +61,8 @@ pub struct App {
     pub budget: Arc<Budget>,
     /// The connections of all clients.
     pub connections: Connections,
+    /// The requests that tokens have begun.
+    revocations: Revocations,
     /// The requests with an idempotency key.
     pub idempotency: Idempotency,
     ready: AtomicBool,
@@ -77,6 +82,7 @@ impl App {
             exports: ExportDesk::new(engine.clone(), transfers.detach.get()),
             budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
             connections: Connections::default(),
+            revocations: Revocations::default(),
             idempotency: Idempotency::new(store.db().clone()),
             ready: AtomicBool::new(false),
             config,

@@ -25,6 +25,7 @@ use super::edge::{Held, SharedPayload};
 use super::error::ApiError;
 use super::idempotency::{self, Idempotency, Opened};
 use super::imports::{self, Head, UploadAddress};
+use super::revocation::Cut;
 use super::routes;
 
 /// How long a connection stays open that nothing is asked on.
@@ -140,13 +141,16 @@ fn remember<T: 'static>(
     }
 }
 
-/// Looks through the connections every few seconds, for ever.
+/// Looks through the connections every few seconds, and for revoked tokens, for ever.
 pub async fn sweep_connections(app: web::Data<App>) {
     let limit = KEEP_ALIVE + app.config.http.head_timeout.get();
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        app.connections.sweep(limit);
-    }
+    let idle = async {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            app.connections.sweep(limit);
+        }
+    };
+    tokio::join!(idle, app.revocations.follow(app.store.db()));
 }
 
 /// Decides about an upload before its body is asked for. A refusal, or the answer to a request that was answered
@@ -235,7 +239,13 @@ fn web_app(
                 request.head_mut().method = Method::PATCH;
             }
             let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
-            let unread = SharedPayload::install(&mut request);
+            let cut = Cut::default();
+            request.extensions_mut().insert(cut.clone());
+            let admitted = request.extensions().get::<Caller>().cloned();
+            if let (Some(caller), Some(app)) = (admitted, request.app_data::<web::Data<App>>()) {
+                cut.when_revoked(&app.revocations, caller.principal());
+            }
+            let unread = SharedPayload::install(&mut request, &cut);
             let version = request.version();
             let http2 = version == Version::HTTP_2;
             let called = service.call(request);
@@ -247,7 +257,7 @@ fn web_app(
                 }
                 let early_success = http2 && idempotency::is_replayed(response.headers());
                 Ok(response.map_body(|_, body| {
-                    let held = Held::new(body, unread, http2, in_flight);
+                    let held = Held::new(body, unread, http2, in_flight).until(cut);
                     BoxBody::new(if early_success { held.discard_first() } else { held })
                 }))
             }

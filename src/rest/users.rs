@@ -199,6 +199,7 @@ pub async fn delete_token(
         || ApiError::NoSuchObject { kind: "authentication token", id: token.chars().take(64).collect() };
     let user: UserId = id.parse().map_err(|_| no_such())?;
     let public = auth::token_id_of(token).ok_or_else(no_such)?;
-    auth::revoke_token(app.store.db(), Some(user), public).await?.ok_or_else(no_such)?;
+    let family = auth::revoke_token(app.store.db(), Some(user), public).await?.ok_or_else(no_such)?;
+    app.revocations.cut(family);
     Ok(HttpResponse::NoContent().finish())
 }

@@ -40,6 +40,8 @@ mod replacing;
 #[cfg(test)]
 mod repositories;
 #[cfg(test)]
+mod revoking;
+#[cfg(test)]
 mod rooms;
 #[cfg(test)]
 mod serving;

@@ -8,7 +8,7 @@ use actix_web::dev::{Payload, ServiceRequest, ServiceResponse};
 use actix_web::http::Method;
 use actix_web::http::header::HeaderMap;
 use actix_web::middleware::Next;
-use actix_web::{Error, ResponseError, web};
+use actix_web::{Error, FromRequest, ResponseError, web};
 use bytes::Bytes;
 use futures_util::stream;
 
@@ -89,8 +89,7 @@ async fn open(request: &mut ServiceRequest) -> Result<Option<Opened>, ApiError> 
     let caller = match admitted {
         Some(caller) => caller,
         None => {
-            let peer = request.peer_addr().map(|peer| peer.ip());
-            let caller = Caller::authenticate(&app, request.headers(), peer).await?;
+            let caller = Caller::from_request(request.request(), &mut Payload::None).await?;
             request.extensions_mut().insert(caller.clone());
             caller
         }
