@@ -14,7 +14,7 @@ use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwo
 use crate::backends::local::{LocalError, LocalStore};
 use crate::config::{Config, Limits};
 use crate::disk::worker::spawn_worker;
-use crate::rest::{self, App, ServiceError};
+use crate::rest::{self, App, Idempotency, ServiceError};
 use crate::state::{DataDir, DataDirError, Db, StateError, jobs};
 use crate::tls::{self, TlsError};
 use crate::transfers::admission;
@@ -127,6 +127,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
     let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports));
+    Idempotency::settle(&app).await?;
     let listening = match rest::bind(&app, tls.as_ref(), drain) {
         Ok(listening) => listening,
         Err(error) => {

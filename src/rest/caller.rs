@@ -5,8 +5,9 @@ use std::net::{IpAddr, Ipv4Addr};
 use std::rc::Rc;
 
 use actix_web::http::header::HeaderMap;
-use actix_web::{FromRequest, HttpMessage, HttpRequest, web};
+use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::future::LocalBoxFuture;
+use gantry_actors::JobId;
 
 use crate::auth::{AuthError, Capability, CredentialProblem, Principal, credentials_from};
 use crate::ids::{SrId, UserId};
@@ -14,6 +15,8 @@ use crate::transfers::import::ImportPlan;
 
 use super::App;
 use super::error::ApiError;
+use super::idempotency::{Claim, Made};
+use super::revocation::Cut;
 
 /// An authenticated sender. When the request was admitted by the hook for `Expect: 100-continue`, what that
 /// found is in here.
@@ -21,12 +24,13 @@ use super::error::ApiError;
 pub struct Caller {
     principal: Principal,
     plan: Rc<RefCell<Option<ImportPlan>>>,
+    claim: Rc<RefCell<Option<Rc<Claim>>>>,
 }
 
 impl Caller {
     /// A sender with nothing planned yet.
     pub fn new(principal: Principal) -> Self {
-        Self { principal, plan: Rc::default() }
+        Self { principal, plan: Rc::default(), claim: Rc::default() }
     }
 
     /// A sender whose upload was admitted.
@@ -38,6 +42,56 @@ impl Caller {
     /// Takes the plan of the upload that was admitted.
     pub fn take_plan(&self) -> Option<ImportPlan> {
         self.plan.borrow_mut().take()
+    }
+
+    /// Says under which idempotency key the request is at work.
+    pub fn hold(&self, claim: Rc<Claim>) {
+        self.claim.replace(Some(claim));
+    }
+
+    /// What the request is at work under, when it carries an idempotency key.
+    pub fn claim(&self) -> Option<Rc<Claim>> {
+        self.claim.borrow().clone()
+    }
+
+    /// The request's idempotency key.
+    pub fn idempotency_key(&self) -> Option<String> {
+        self.claim().map(|claim| claim.key().to_owned())
+    }
+
+    /// For a POST that has begun a job: notes it, so that the same request again finds it.
+    ///
+    /// # Errors
+    /// 503 when it cannot be noted.
+    pub async fn began(&self, task: JobId) -> Result<(), ApiError> {
+        match self.claim() {
+            Some(claim) => claim.began(task).await,
+            None => Ok(()),
+        }
+    }
+
+    /// For a POST that is about to make something, by a job or by itself: notes what, and the answer that holds once
+    /// it exists, so that the same request again makes it only if it does not.
+    ///
+    /// # Errors
+    /// 503 when it cannot be noted.
+    pub async fn makes(
+        &self,
+        made: Made,
+        task: Option<JobId>,
+        answer: impl FnOnce() -> HttpResponse,
+    ) -> Result<(), ApiError> {
+        match self.claim() {
+            Some(claim) => claim.makes(made, task, answer()).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Says that the answer holds something that must not be kept for another time.
+    pub fn answers_a_secret(&self) {
+        if let Some(claim) = self.claim() {
+            claim.keep_secret();
+        }
     }
 
     /// The user.
@@ -147,13 +201,18 @@ impl FromRequest for Caller {
     fn from_request(request: &HttpRequest, _: &mut actix_web::dev::Payload) -> Self::Future {
         let admitted = request.extensions().get::<Self>().cloned();
         let app = request.app_data::<web::Data<App>>().cloned();
+        let cut = request.extensions().get::<Cut>().cloned();
         let (headers, peer) = (request.headers().clone(), request.peer_addr().map(|peer| peer.ip()));
         Box::pin(async move {
             if let Some(admitted) = admitted {
                 return Ok(admitted);
             }
             let app = app.ok_or(ApiError::NotImplemented("a service without its state"))?;
-            Self::authenticate(&app, &headers, peer).await
+            let caller = Self::authenticate(&app, &headers, peer).await?;
+            if let Some(cut) = cut {
+                cut.when_revoked(&app.revocations, caller.principal());
+            }
+            Ok(caller)
         })
     }
 }

@@ -3,7 +3,7 @@
 use std::fmt;
 
 use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_RANGE, ETAG, HeaderValue, RETRY_AFTER, WWW_AUTHENTICATE};
+use actix_web::http::header::{CONTENT_RANGE, ETAG, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
 use actix_web::{HttpResponse, HttpResponseBuilder, ResponseError};
 use gantry_actors::EngineError;
 use serde_json::{Value, json};
@@ -118,6 +118,20 @@ pub enum ApiError {
         /// The task.
         id: String,
     },
+    /// 409: the request with this idempotency key is at work
+    RequestInProgress {
+        /// Its task, once there is one.
+        task: Option<String>,
+    },
+    /// 409: the request with this idempotency key was answered, and the answer is not kept
+    AnswerNotKept {
+        /// The status that was answered.
+        status: u16,
+        /// The `Location` that was answered.
+        location: Option<String>,
+    },
+    /// 503: too many requests with idempotency keys at once
+    TooManyRequestsAtWork,
     /// 409: aborted by somebody else
     Aborted,
     /// 409: the address has other bytes now
@@ -269,6 +283,29 @@ impl ApiError {
                 format!("the task {id} has not ended: abort it first"),
                 json!({ "id": id }),
             ),
+            Self::RequestInProgress { task } => with(
+                StatusCode::CONFLICT,
+                "idempotency_in_progress",
+                match task {
+                    Some(task) => format!("the request with this Idempotency-Key is at work as task {task}"),
+                    None => "the request with this Idempotency-Key is at work".into(),
+                },
+                json!({ "taskId": task }),
+            ),
+            Self::AnswerNotKept { status, location } => with(
+                StatusCode::CONFLICT,
+                "idempotency_answer_not_kept",
+                format!(
+                    "the request with this Idempotency-Key was answered with {status}, and is not done again; the \
+                     body of the answer is not kept, because it holds a secret or is too long"
+                ),
+                json!({ "status": status, "location": location }),
+            ),
+            Self::TooManyRequestsAtWork => show(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "too_many_requests_at_work",
+                "too many requests with an Idempotency-Key are at work: try again".into(),
+            ),
             Self::Aborted => show(StatusCode::CONFLICT, "aborted", "the transfer was aborted".into()),
             Self::ContentChanged { etag } => with(
                 StatusCode::CONFLICT,
@@ -327,6 +364,12 @@ impl ApiError {
                 "incorrect state".into(),
                 json!({ "object": id, "property": "state", "actual": actual, "expected": expected }),
             ),
+            Self::Engine(error @ EngineError::KeyReused { id }) => with(
+                StatusCode::CONFLICT,
+                "idempotency_mismatch",
+                error.to_string(),
+                json!({ "taskId": id.to_string() }),
+            ),
             Self::Engine(error) => {
                 show(StatusCode::SERVICE_UNAVAILABLE, "engine_unavailable", error.to_string())
             }
@@ -354,12 +397,18 @@ impl ApiError {
             Self::PreconditionFailed { etag } | Self::ContentChanged { etag } => {
                 response.insert_header((ETAG, etag.as_str()));
             }
-            Self::Engine(_) | Self::NoStream { .. } => {
+            Self::Engine(_) | Self::NoStream { .. } | Self::TooManyRequestsAtWork => {
                 response.insert_header((RETRY_AFTER, "5"));
             }
             Self::NotAdmitted(refused) => {
                 response.insert_header((RETRY_AFTER, refused.retry_after.as_secs().to_string()));
                 response.insert_header(("Gantry-Task", refused.task.to_string()));
+            }
+            Self::RequestInProgress { task: Some(task) } => {
+                response.insert_header((LOCATION, format!("/rest/v0/tasks/{task}")));
+            }
+            Self::AnswerNotKept { location: Some(location), .. } => {
+                response.insert_header((LOCATION, location.as_str()));
             }
             _ => {}
         }

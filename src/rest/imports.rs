@@ -19,6 +19,7 @@ use crate::transfers::import::{self, ImportError, ImportFormat, ImportPlan, Impo
 use super::App;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::idempotency::Made;
 use super::query::Query;
 
 /// The bytes of a VHD besides those of its disk: footer, header, the largest table, map, bitmaps.
@@ -105,7 +106,8 @@ pub async fn plan(
                 ImportFormat::Vhd
             };
             let sr_handle = app.store.writable_sr(sr)?;
-            (ImportTarget::NewVdi { sr, name_label, name_description }, format, sr_handle)
+            let vdi = VdiId::random();
+            (ImportTarget::NewVdi { vdi, sr, name_label, name_description }, format, sr_handle)
         }
         UploadAddress::Content { id, extension } => {
             let no_such = || ApiError::NoSuchObject { kind: "VDI", id: id.clone() };
@@ -145,7 +147,7 @@ pub async fn plan(
     })
     .await
     .map_err(crate::backends::local::LocalError::from)??;
-    Ok(ImportPlan { target, format, length, digests })
+    Ok(ImportPlan { target, format, length, digests, idempotency_key: caller.idempotency_key() })
 }
 
 /// Sizes that are known to be wrong before a byte has come.
@@ -237,34 +239,44 @@ pub async fn receive(
             plan(&app, &caller, &address, head).await?
         }
     };
-    let new = matches!(plan.target, ImportTarget::NewVdi { .. });
-    let patience = app.config.transfers.queue_wait.get();
+    let new = match plan.target {
+        ImportTarget::NewVdi { vdi, .. } => Some(vdi),
+        ImportTarget::Content { .. } => None,
+    };
     let owner = Some(caller.user().to_string());
-    let running = import::begin(&app.engine, &app.store, plan, owner, &app.budget, patience).await?;
-    let task = running.task();
+    let queued = import::begin(&app.engine, &app.store, plan, owner).await?;
+    let task = queued.task();
+    if let Some(vdi) = new {
+        caller.makes(Made::Vdi(vdi), Some(task), || created(vdi, &request, task)).await?;
+    }
+    let patience = app.config.transfers.queue_wait.get();
+    let running = queued.turn(&app.engine, &app.budget, patience).await?;
     if let Some(refused) = feed(&app, &running, &mut payload).await {
         drop(running);
         return Ok(with_task(actix_web::ResponseError::error_response(&refused), task));
     }
     match running.outcome().await {
-        Ok(committed) if new => {
-            let id = committed.vdi.to_string();
-            let mut response = HttpResponse::build(StatusCode::CREATED);
-            response.insert_header((LOCATION, format!("/rest/v0/vdis/{id}")));
-            let text = request.headers().get("accept").is_some_and(|accept| accept == "text/plain");
-            let response = if text {
-                response.content_type("text/plain").body(id)
-            } else {
-                response.content_type(JSON).json(json!({ "id": id }))
-            };
-            Ok(with_task(response, task))
-        }
+        Ok(committed) if new.is_some() => Ok(created(committed.vdi, &request, task)),
         Ok(_) => Ok(with_task(HttpResponse::NoContent().finish(), task)),
         Err(error) => {
             let refused = ApiError::from(error);
             Ok(with_task(actix_web::ResponseError::error_response(&refused), task))
         }
     }
+}
+
+/// The answer to an upload that has become a new VDI.
+fn created(vdi: VdiId, request: &HttpRequest, task: gantry_actors::JobId) -> HttpResponse {
+    let id = vdi.to_string();
+    let mut response = HttpResponse::build(StatusCode::CREATED);
+    response.insert_header((LOCATION, format!("/rest/v0/vdis/{id}")));
+    let text = request.headers().get("accept").is_some_and(|accept| accept == "text/plain");
+    let response = if text {
+        response.content_type("text/plain").body(id)
+    } else {
+        response.content_type(JSON).json(json!({ "id": id }))
+    };
+    with_task(response, task)
 }
 
 /// Hands the body over to the import. `Some` when the upload ends here, because it broke off, fell silent or

@@ -9,11 +9,13 @@ mod error;
 mod events;
 mod exports;
 mod flow;
+mod idempotency;
 mod imports;
 mod preconditions;
 mod public;
 mod query;
 mod ranges;
+mod revocation;
 mod routes;
 mod service;
 mod srs;
@@ -35,8 +37,11 @@ use crate::image::budget::Budget;
 use crate::inventory::Inventory;
 use crate::transfers::export::ExportDesk;
 
+use revocation::Revocations;
+
 pub use connection::Connections;
 use events::Events;
+pub use idempotency::Idempotency;
 pub use service::{Listening, ServiceError, bind, sweep_connections};
 
 /// The type of JSON answers.
@@ -64,6 +69,10 @@ pub struct App {
     events: Events,
     /// Cancelled when the server begins to stop: streams without an end of their own end then.
     pub closing: CancellationToken,
+    /// The requests that tokens have begun.
+    revocations: Revocations,
+    /// The requests with an idempotency key.
+    pub idempotency: Idempotency,
     ready: AtomicBool,
 }
 
@@ -85,6 +94,8 @@ impl App {
             exports,
             budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
             connections: Connections::default(),
+            revocations: Revocations::default(),
+            idempotency: Idempotency::new(store.db().clone()),
             ready: AtomicBool::new(false),
             config,
             store,

@@ -1,6 +1,7 @@
 //! Parameters of a request: the query, and the members of a body.
 
 use actix_web::dev::Payload;
+use actix_web::http::header::HeaderMap;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
@@ -35,6 +36,12 @@ impl Query {
     /// As [`Self::parse`].
     pub fn of(request: &HttpRequest) -> Result<Self, ApiError> {
         Self::parse(request.query_string())
+    }
+
+    /// All parameters, in an order that does not depend on theirs.
+    pub fn sorted(mut self) -> Vec<(String, String)> {
+        self.pairs.sort();
+        self.pairs
     }
 
     /// The value of a parameter; 422 when it is given more than once.
@@ -204,24 +211,46 @@ impl FromRequest for Params {
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
 
     fn from_request(request: &HttpRequest, payload: &mut Payload) -> Self::Future {
-        let kind =
-            request.headers().get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
-        let kind = kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase();
+        let kind = media_type(request.headers());
         let limit =
             request.app_data::<web::Data<App>>().map_or(1 << 20, |app| app.config.http.max_json.bytes());
         let mut stream = payload.take();
-        Box::pin(async move {
-            let mut bytes = Vec::new();
-            while let Some(piece) = stream.next().await {
-                let piece = piece.map_err(|error| ApiError::MalformedBody(error.to_string()))?;
-                if bytes.len() as u64 + piece.len() as u64 > limit {
-                    return Err(ApiError::BodyTooLong { limit });
-                }
-                bytes.extend_from_slice(&piece);
-            }
-            read(&kind, &bytes)
-        })
+        Box::pin(async move { read(&kind, &read_body(&mut stream, limit).await?) })
     }
+}
+
+/// The type of a body, without its parameters and in lower case.
+pub fn media_type(headers: &HeaderMap) -> String {
+    let kind = headers.get("content-type").and_then(|value| value.to_str().ok()).unwrap_or_default();
+    kind.split(';').next().unwrap_or_default().trim().to_ascii_lowercase()
+}
+
+/// Reads a body of parameters to its end.
+///
+/// # Errors
+/// 413 when it is longer than `limit` bytes, 400 when it breaks off.
+pub async fn read_body(stream: &mut Payload, limit: u64) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::new();
+    while let Some(piece) = stream.next().await {
+        let piece = piece.map_err(|error| ApiError::MalformedBody(error.to_string()))?;
+        if bytes.len() as u64 + piece.len() as u64 > limit {
+            return Err(ApiError::BodyTooLong { limit });
+        }
+        bytes.extend_from_slice(&piece);
+    }
+    Ok(bytes)
+}
+
+/// The parameters in a body, whose members have an order of their own. `None` for a type that holds none.
+///
+/// # Errors
+/// 400 and 422 for what is not what its type says.
+pub fn parameters(kind: &str, bytes: &[u8]) -> Result<Option<Value>, ApiError> {
+    let Params { members, .. } = match kind {
+        "application/json" | "application/x-www-form-urlencoded" => read(kind, bytes)?,
+        _ => return Ok(None),
+    };
+    Ok(Some(Value::Object(members)))
 }
 
 fn read(kind: &str, bytes: &[u8]) -> Result<Params, ApiError> {

@@ -2,6 +2,7 @@
 //! `Expect: 100-continue` and let a connection be seen and cut.
 
 use std::net::{SocketAddr, TcpListener};
+use std::rc::Rc;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -12,7 +13,8 @@ use actix_tls::accept::rustls_0_23::TlsStream;
 use actix_web::body::{BodySize, BoxBody, MessageBody};
 use actix_web::dev::{AppConfig, Service, ServiceResponse};
 use actix_web::http::{Method, Version};
-use actix_web::{App as WebApp, ResponseError, web};
+use actix_web::middleware::from_fn;
+use actix_web::{App as WebApp, HttpResponse, ResponseError, web};
 use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
@@ -21,7 +23,9 @@ use super::caller::Caller;
 use super::connection::Connection;
 use super::edge::{Held, SharedPayload};
 use super::error::ApiError;
+use super::idempotency::{self, Idempotency, Opened};
 use super::imports::{self, Head, UploadAddress};
+use super::revocation::Cut;
 use super::routes;
 
 /// How long a connection stays open that nothing is asked on.
@@ -137,17 +141,20 @@ fn remember<T: 'static>(
     }
 }
 
-/// Looks through the connections every few seconds, for ever.
+/// Looks through the connections every few seconds, and for revoked tokens, for ever.
 pub async fn sweep_connections(app: web::Data<App>) {
     let limit = KEEP_ALIVE + app.config.http.head_timeout.get();
-    loop {
-        tokio::time::sleep(SWEEP).await;
-        app.connections.sweep(limit);
-    }
+    let idle = async {
+        loop {
+            tokio::time::sleep(SWEEP).await;
+            app.connections.sweep(limit);
+        }
+    };
+    tokio::join!(idle, app.revocations.follow(app.store.db()));
 }
 
-/// Decides about an upload before its body is asked for. A refusal keeps the unread body alive until it is
-/// out.
+/// Decides about an upload before its body is asked for. A refusal, or the answer to a request that was answered
+/// before, keeps the unread body alive until it is out.
 fn expect_hook(
     app: web::Data<App>,
 ) -> impl ServiceFactory<Request, Config = (), Response = Request, Error = Response<BoxBody>, InitError = ()>
@@ -155,25 +162,33 @@ fn expect_hook(
     fn_service(move |mut request: Request| {
         let app = app.clone();
         async move {
-            match admit(&app, &request).await {
-                Ok(caller) => {
+            let answer = match admit(&app, &request).await {
+                Ok(Admitted::Caller(caller)) => {
                     HttpMessage::extensions_mut(&request).insert(caller);
-                    Ok(request)
+                    return Ok(request);
                 }
-                Err(refusal) => {
-                    let unread = SharedPayload::new(HttpMessage::take_payload(&mut request));
-                    let response: Response<BoxBody> = refusal.error_response().into();
-                    Err(response.map_body(|head, body| {
-                        head.set_connection_type(actix_http::ConnectionType::Close);
-                        BoxBody::new(Held::new(body, Some(unread), false, None))
-                    }))
-                }
-            }
+                Ok(Admitted::Answered(answer)) => answer,
+                Err(refusal) => refusal.error_response(),
+            };
+            let unread = SharedPayload::new(HttpMessage::take_payload(&mut request));
+            let response: Response<BoxBody> = answer.into();
+            Err(response.map_body(|head, body| {
+                head.set_connection_type(actix_http::ConnectionType::Close);
+                BoxBody::new(Held::new(body, Some(unread), false, None))
+            }))
         }
     })
 }
 
-async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
+/// What is to become of a request whose body was not asked for yet.
+enum Admitted {
+    /// It goes on.
+    Caller(Caller),
+    /// It has its answer, and needs no body.
+    Answered(HttpResponse),
+}
+
+async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
     let head = request.head();
     let method = if routes::is_lower_case_patch(&head.method) { Method::PATCH } else { head.method.clone() };
     let peer = head.peer_addr.map(|peer| peer.ip());
@@ -182,7 +197,7 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
     // Without a body there is nothing to be asked for: the route decides.
     let bodiless = matches!(method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
     if bodiless {
-        return Ok(caller);
+        return Ok(Admitted::Caller(caller));
     }
     if !routes::takes_body(&method, path) {
         return Err(ApiError::NoSuchRoute {
@@ -190,10 +205,21 @@ async fn admit(app: &App, request: &Request) -> Result<Caller, ApiError> {
             path: path.chars().take(200).collect(),
         });
     }
-    let Some(address) = UploadAddress::of(&method, path) else { return Ok(caller) };
+    let Some(address) = UploadAddress::of(&method, path) else { return Ok(Admitted::Caller(caller)) };
     let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };
-    let plan = imports::plan(app, &caller, &address, head).await?;
-    Ok(caller.with_plan(plan))
+    let claim = match Idempotency::open_upload(app, &caller, &method, path, head).await? {
+        None => None,
+        Some(Opened::Known(answer)) => return Ok(Admitted::Answered(answer)),
+        Some(Opened::New(claim)) => Some(Rc::new(claim)),
+    };
+    if let Some(claim) = &claim {
+        caller.hold(Rc::clone(claim));
+    }
+    match (imports::plan(app, &caller, &address, head).await, claim) {
+        (Ok(plan), _) => Ok(Admitted::Caller(caller.with_plan(plan))),
+        (Err(refused), Some(claim)) => Ok(Admitted::Answered(claim.finish(refused.error_response()).await)),
+        (Err(refused), None) => Err(refused),
+    }
 }
 
 /// The application of one worker.
@@ -206,23 +232,35 @@ fn web_app(
     Error = actix_web::Error,
     InitError = (),
 > + 'static {
-    let factory = WebApp::new().app_data(app).configure(routes::add).wrap_fn(|mut request, service| {
-        if routes::is_lower_case_patch(request.method()) {
-            request.head_mut().method = Method::PATCH;
-        }
-        let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
-        let unread = SharedPayload::install(&mut request);
-        let version = request.version();
-        let http2 = version == Version::HTTP_2;
-        let called = service.call(request);
-        async move {
-            let mut response = called.await?.map_into_boxed_body();
-            // The library would send it chunked, which HTTP/1.0 does not know.
-            if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
-                response = response.into_response(ApiError::HttpVersion.error_response());
+    let guard = from_fn(idempotency::guard);
+    let factory =
+        WebApp::new().app_data(app).configure(routes::add).wrap(guard).wrap_fn(|mut request, service| {
+            if routes::is_lower_case_patch(request.method()) {
+                request.head_mut().method = Method::PATCH;
             }
-            Ok(response.map_body(|_, body| BoxBody::new(Held::new(body, unread, http2, in_flight))))
-        }
-    });
+            let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
+            let cut = Cut::default();
+            request.extensions_mut().insert(cut.clone());
+            let admitted = request.extensions().get::<Caller>().cloned();
+            if let (Some(caller), Some(app)) = (admitted, request.app_data::<web::Data<App>>()) {
+                cut.when_revoked(&app.revocations, caller.principal());
+            }
+            let unread = SharedPayload::install(&mut request, &cut);
+            let version = request.version();
+            let http2 = version == Version::HTTP_2;
+            let called = service.call(request);
+            async move {
+                let mut response = called.await?.map_into_boxed_body();
+                // The library would send it chunked, which HTTP/1.0 does not know.
+                if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
+                    response = response.into_response(ApiError::HttpVersion.error_response());
+                }
+                let early_success = http2 && idempotency::is_replayed(response.headers());
+                Ok(response.map_body(|_, body| {
+                    let held = Held::new(body, unread, http2, in_flight).until(cut);
+                    BoxBody::new(if early_success { held.discard_first() } else { held })
+                }))
+            }
+        });
     actix_service::IntoServiceFactory::<_, Request>::into_factory(factory)
 }

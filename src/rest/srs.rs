@@ -15,6 +15,7 @@ use crate::ids::SrId;
 use super::App;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::idempotency::Made;
 use super::query::Params;
 
 /// `POST /srs`.
@@ -42,10 +43,11 @@ pub async fn create(
         .transpose()?;
     let read_only = params.flag("read_only")?.unwrap_or(false);
     params.nothing_else()?;
-    let new = NewSr { name_label, name_description, path, content_format, read_only };
+    let id = SrId::random();
+    let new = NewSr { id, name_label, name_description, path, content_format, read_only };
+    caller.makes(Made::Sr(id), None, || created(id, json!({ "id": id }))).await?;
     let made = app.store.create_sr(new).await?;
-    let id = made.id.to_string();
-    let mut body = json!({ "id": id });
+    let mut body = json!({ "id": made.id });
     if !made.broken.is_empty() {
         let broken: Vec<Value> =
             made.broken.iter().map(|one| json!({ "file": one.file, "reason": one.reason })).collect();
@@ -53,10 +55,14 @@ pub async fn create(
             members.insert("broken".into(), broken.into());
         }
     }
-    Ok(HttpResponse::build(StatusCode::CREATED)
+    Ok(created(made.id, body))
+}
+
+fn created(id: SrId, body: Value) -> HttpResponse {
+    HttpResponse::build(StatusCode::CREATED)
         .insert_header((LOCATION, format!("/rest/v0/srs/{id}")))
         .content_type(JSON)
-        .json(body))
+        .json(body)
 }
 
 /// `DELETE /srs/<id>`: only an empty one.

@@ -119,6 +119,8 @@ pub async fn create_token(
             error => ApiError::invalid("body", error.to_string(), None),
         },
     )?;
+    // The secret is nowhere but in this answer.
+    caller.answers_a_secret();
     let mut token = token_shown(&issued.record);
     if let Some(members) = token.as_object_mut() {
         members.insert("id".into(), issued.secret.into());
@@ -196,6 +198,7 @@ pub async fn delete_token(
         || ApiError::NoSuchObject { kind: "authentication token", id: token.chars().take(64).collect() };
     let user: UserId = id.parse().map_err(|_| no_such())?;
     let public = auth::token_id_of(token).ok_or_else(no_such)?;
-    auth::revoke_token(app.store.db(), Some(user), public).await?.ok_or_else(no_such)?;
+    let family = auth::revoke_token(app.store.db(), Some(user), public).await?.ok_or_else(no_such)?;
+    app.revocations.cut(family);
     Ok(HttpResponse::NoContent().finish())
 }

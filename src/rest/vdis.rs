@@ -19,6 +19,7 @@ use super::App;
 use super::caller::Caller;
 use super::collections::existing;
 use super::error::ApiError;
+use super::idempotency::Made;
 use super::imports::check_stored_size;
 use super::query::{Params, Query, required};
 
@@ -263,12 +264,17 @@ pub async fn create(
     caller.require_sr(sr, &sr_text)?;
     check_size("virtual_size", size)?;
     check_stored_size(size, app.store.writable_sr(sr)?.content_format)?;
-    let made = create_empty(&app.store, sr, size, label, description).await?;
-    let id = made.vdi.to_string();
-    Ok(HttpResponse::build(StatusCode::CREATED)
-        .insert_header((LOCATION, format!("/rest/v0/vdis/{id}")))
+    let vdi = VdiId::random();
+    caller.makes(Made::Vdi(vdi), None, || created(vdi)).await?;
+    create_empty(&app.store, vdi, sr, size, label, description).await?;
+    Ok(created(vdi))
+}
+
+fn created(vdi: VdiId) -> HttpResponse {
+    HttpResponse::build(StatusCode::CREATED)
+        .insert_header((LOCATION, format!("/rest/v0/vdis/{vdi}")))
         .content_type(JSON)
-        .json(json!({ "id": id })))
+        .json(json!({ "id": vdi.to_string() }))
 }
 
 /// `GET /vdis/<id>/extents`: which parts of a disk hold data.

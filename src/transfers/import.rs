@@ -6,7 +6,8 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_actors::{
-    EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Pace, Progress, Stage, TaskProperties,
+    EngineError, EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Pace, Progress, Stage,
+    TaskProperties,
 };
 use serde_json::{Value, json};
 use tokio::sync::{mpsc, oneshot};
@@ -60,6 +61,8 @@ impl ImportFormat {
 pub enum ImportTarget {
     /// A new VDI.
     NewVdi {
+        /// The id that it gets.
+        vdi: VdiId,
         /// On which SR.
         sr: SrId,
         /// Name that people see.
@@ -89,6 +92,8 @@ pub struct ImportPlan {
     pub length: Option<u64>,
     /// Digests that its bytes must have.
     pub digests: Vec<Declared>,
+    /// What the client calls the request.
+    pub idempotency_key: Option<String>,
 }
 
 /// An import that did not happen. Nothing of it is left.
@@ -296,18 +301,50 @@ impl RunningImport {
     }
 }
 
-/// Begins an import as a job of the engine, and waits for its turn, for `patience` at most.
+/// An import whose turn has not come.
+pub struct QueuedImport {
+    feed: mpsc::Sender<Feed>,
+    ticket: JobTicket,
+    outcome: oneshot::Receiver<Result<Committed, ImportError>>,
+    handed: oneshot::Receiver<JobContext>,
+    ended: CancellationToken,
+}
+
+impl QueuedImport {
+    /// The task under which it will run.
+    pub fn task(&self) -> gantry_actors::JobId {
+        self.ticket.id()
+    }
+
+    /// Waits for its turn, for `patience` at most.
+    ///
+    /// # Errors
+    /// [`TurnError`]; the import does not happen then.
+    pub async fn turn(
+        self,
+        engine: &EngineHandle,
+        budget: &Arc<Budget>,
+        patience: Duration,
+    ) -> Result<RunningImport, TurnError> {
+        let Self { feed, mut ticket, outcome, handed, ended } = self;
+        admission::turn(engine, &mut ticket, patience).await?;
+        // Without a context it is the repetition of an import that has begun before.
+        let context = handed.await.map_err(|_| EngineError::KeyReused { id: ticket.id() })?;
+        let pace = context.pace();
+        Ok(RunningImport { feed, ticket, outcome, context, pace, share: budget.register(), ended })
+    }
+}
+
+/// Makes an import a job of the engine.
 ///
 /// # Errors
-/// When the engine takes no job, or its turn does not come.
+/// When the engine takes no job.
 pub async fn begin(
     engine: &EngineHandle,
     store: &LocalStore,
     plan: ImportPlan,
     owner: Option<String>,
-    budget: &Arc<Budget>,
-    patience: Duration,
-) -> Result<RunningImport, TurnError> {
+) -> Result<QueuedImport, EngineError> {
     let (sr_id, kind, name, object, method) = match &plan.target {
         ImportTarget::NewVdi { sr, name_label, .. } => {
             (*sr, "vdi.import", format!("Import of {name_label}"), sr.to_string(), "POST")
@@ -333,13 +370,15 @@ pub async fn begin(
         ImportTarget::NewVdi { sr, .. } => admission::maker_claims(*sr),
         ImportTarget::Content { vdi, sr, .. } => admission::writer_claims(*sr, *vdi),
     };
+    // A key belongs to an address.
+    new.idempotency_key = plan.idempotency_key.as_ref().map(|key| format!("{kind} {sr_id} {key}"));
     let (feed, pieces) = mpsc::channel(WAITING_PIECES);
     let (tell, outcome) = oneshot::channel();
     let (hand, handed) = oneshot::channel();
     let store = store.clone();
     let ended = CancellationToken::new();
     let over = ended.clone().drop_guard();
-    let mut ticket = engine
+    let ticket = engine
         .submit(new, move |context: JobContext| async move {
             let _over = over;
             drop(hand.send(context.clone()));
@@ -352,10 +391,7 @@ pub async fn begin(
             told
         })
         .await?;
-    admission::turn(engine, &mut ticket, patience).await?;
-    let context = handed.await.map_err(|_| TurnError::Aborted)?;
-    let pace = context.pace();
-    Ok(RunningImport { feed, ticket, outcome, context, pace, share: budget.register(), ended })
+    Ok(QueuedImport { feed, ticket, outcome, handed, ended })
 }
 
 fn spec(plan: &ImportPlan) -> Value {
@@ -396,11 +432,11 @@ async fn run(
     pieces: mpsc::Receiver<Feed>,
     context: &JobContext,
 ) -> Result<Committed, ImportError> {
-    let ImportPlan { target, format, length, digests } = plan;
+    let ImportPlan { target, format, length, digests, idempotency_key: _ } = plan;
     // What was found when the upload was planned may have changed while it waited for its turn.
     let (sr, expected_size, destination) = match target {
-        ImportTarget::NewVdi { sr, name_label, name_description } => {
-            (sr, None, Destination::New { vdi: VdiId::random(), name_label, name_description })
+        ImportTarget::NewVdi { vdi, sr, name_label, name_description } => {
+            (sr, None, Destination::New { vdi, name_label, name_description })
         }
         ImportTarget::Content { vdi, size, .. } => {
             let claim = store.claim(vdi)?;
@@ -584,12 +620,13 @@ pub(super) fn open_writer(staging: &Staging, size: Option<u64>) -> Result<DiskWr
     Ok(DiskWriter::create(&staging.path(), staging.sr().content_format, size, identity)?)
 }
 
-/// An empty disk of a size, made at once.
+/// An empty disk of a size, made at once under an id that is new.
 ///
 /// # Errors
 /// As an import.
 pub async fn create_empty(
     store: &LocalStore,
+    vdi: VdiId,
     sr: SrId,
     size: u64,
     name_label: String,
@@ -609,6 +646,6 @@ pub async fn create_empty(
         })
         .await?;
     let (staging, written) = made?;
-    let destination = Destination::New { vdi: VdiId::random(), name_label, name_description };
+    let destination = Destination::New { vdi, name_label, name_description };
     Ok(store.commit(staging, written, destination, None).await?)
 }

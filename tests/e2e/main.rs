@@ -30,6 +30,8 @@ mod full_disks;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod idempotency;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
@@ -45,6 +47,8 @@ mod refusals;
 mod replacing;
 #[cfg(test)]
 mod repositories;
+#[cfg(test)]
+mod revoking;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]

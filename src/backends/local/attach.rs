@@ -18,6 +18,8 @@ use super::{LocalError, LocalStore, ObjectChange, Sr, recovery};
 /// An SR to be made, or a directory to be attached as one.
 #[derive(Debug, Clone)]
 pub struct NewSr {
+    /// The id that it gets, unless its directory has one already.
+    pub id: SrId,
     /// Name that people see.
     pub name_label: String,
     /// Description that people see; `None` leaves the one that the directory brings.
@@ -119,7 +121,7 @@ impl LocalStore {
     }
 
     fn attach_blocking(&self, new: &NewSr) -> Result<Attached, LocalError> {
-        let fresh = SrId::random();
+        let fresh = new.id;
         let path = match &new.path {
             None => self.inner.data.join("srs").join(fresh.to_string()),
             Some(path) => self.allowed(path)?,

@@ -214,6 +214,7 @@ mod tests {
         let options = Storage { reserve: Size(0), ..Storage::default() };
         let store = LocalStore::open(db, folder.path(), options, &Default::default()).unwrap();
         let second = NewSr {
+            id: crate::ids::SrId::random(),
             name_label: "second".into(),
             name_description: None,
             path: None,

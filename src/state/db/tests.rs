@@ -270,3 +270,32 @@ fn another_process_may_read_and_write_meanwhile() {
     server.transaction_blocking(|transaction| meta::set(transaction, "a", "2")).unwrap();
     assert_eq!(command.call_blocking(|conn| meta::get(conn, "a")).unwrap().as_deref(), Some("2"));
 }
+
+#[test]
+fn a_database_of_version_1_gets_the_table_of_idempotency_keys_and_keeps_what_it_holds() {
+    let place = Place::new();
+    let old = Db::open_with(&place.path(), &MIGRATIONS[..1]).unwrap();
+    old.transaction_blocking(|transaction| {
+        transaction.execute(
+            "INSERT INTO users VALUES ('6d1d1b0e-8d5b-4bb0-9a4f-6a8c1f7e2a11', 'bob', 'admin', 'hash', 5)",
+            [],
+        )?;
+        Ok(())
+    })
+    .unwrap();
+    old.close_blocking();
+    let db = place.open();
+    db.call_blocking(|conn| {
+        let name: String = conn.query_row("SELECT name FROM users", [], |row| row.get(0))?;
+        assert_eq!(name, "bob");
+        let records: i64 = conn.query_row("SELECT count(*) FROM idempotency", [], |row| row.get(0))?;
+        assert_eq!(records, 0);
+        assert_eq!(pragma(conn, "user_version"), SCHEMA_VERSION);
+        Ok(())
+    })
+    .unwrap();
+    let copy = Connection::open(place.dir.path().join("gantry.db.backup-v1")).unwrap();
+    assert_eq!(pragma(&copy, "user_version"), 1);
+    let name: String = copy.query_row("SELECT name FROM users", [], |row| row.get(0)).unwrap();
+    assert_eq!(name, "bob");
+}
