@@ -20,6 +20,8 @@ pub const MAX_CHUNK_BYTES: usize = 1 << 20;
 const GRANTED_CHUNKS: usize = 2;
 /// Largest number of chunks that one transfer reads ahead.
 const MAX_READ_AHEAD: u64 = 8;
+/// Number of chunks below which they are made shorter.
+const LEAST_READ_AHEAD: u64 = 4;
 /// Memory that unused buffers may keep, in bytes; none is kept when there is no transfer.
 const POOL_BYTES: usize = 16 << 20;
 
@@ -124,10 +126,11 @@ impl State {
     }
 }
 
-/// The window, cut into eight chunks of a power of two in length.
+/// The window, cut into at least four chunks of a power of two in length: length is worth more than number, as a
+/// chunk costs the same whatever its length.
 fn chunk_bytes(window: u64) -> usize {
-    let eighth = (window / MAX_READ_AHEAD).clamp(MIN_CHUNK_BYTES as u64, MAX_CHUNK_BYTES as u64);
-    1 << eighth.ilog2()
+    let part = (window / LEAST_READ_AHEAD).clamp(MIN_CHUNK_BYTES as u64, MAX_CHUNK_BYTES as u64);
+    1 << part.ilog2()
 }
 
 /// One transfer's part of the budget.
@@ -300,7 +303,7 @@ mod tests {
         shares.extend((1..63).map(|_| budget.register()));
         assert_eq!(first(&shares), (8 * MIB, 1 << 20, 8));
         shares.extend((63..1000).map(|_| budget.register()));
-        assert_eq!(first(&shares), (512 * MIB / 1001, 64 << 10, 8));
+        assert_eq!(first(&shares), (512 * MIB / 1001, 128 << 10, 4));
         shares.extend((1000..9000).map(|_| budget.register()));
         assert_eq!(first(&shares), (128 << 10, 64 << 10, 2));
         assert_eq!(budget.transfers(), 9000);
