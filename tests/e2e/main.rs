@@ -14,6 +14,8 @@ mod collections;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod control;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod demo;
@@ -30,6 +32,8 @@ mod full_disks;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
@@ -45,6 +49,8 @@ mod refusals;
 mod replacing;
 #[cfg(test)]
 mod repositories;
+#[cfg(test)]
+mod restarts;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]
