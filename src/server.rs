@@ -124,6 +124,11 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
         }
         Err(_) => return Err(StartError::Recovery),
     }
+    let (taken_up, kept) = (exports.clone(), store.clone());
+    actix_rt::spawn(async move {
+        taken_up.all_taken_up().await;
+        kept.release_kept();
+    });
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
     let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports));
@@ -203,6 +208,7 @@ impl RunningServer {
         self.app.set_ready(false);
         let drain = self.app.config.transfers.drain.get();
         self.app.closing.cancel();
+        self.app.store.leave_replaced();
         let draining = self.engine.handle().drain(drain);
         // The engine first, so that transfers without a reader are left to the next server. New connections are
         // refused at once; the running answers end with their jobs, or with the time.

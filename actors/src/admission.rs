@@ -103,8 +103,10 @@ pub(crate) struct Admission {
     active: Counts,
     /// Ids of members that wait.
     queue: Vec<JobId>,
-    /// When each owner who waits or is active last got a place.
+    /// When each owner who waits or is active last got a place, or had one.
     served: HashMap<Option<String>, Duration>,
+    /// Owners of jobs that have given a place away since the queue was last looked at.
+    left: Vec<Option<String>>,
 }
 
 #[derive(Debug, Default, Clone)]
@@ -200,7 +202,10 @@ impl Admission {
     pub(crate) fn park(&mut self, id: JobId) {
         let Some(member) = self.members.get_mut(&id) else { return };
         match member.standing {
-            Standing::Active => self.active.remove(&member.needs),
+            Standing::Active => {
+                self.active.remove(&member.needs);
+                self.left.push(member.needs.owner.clone());
+            }
             Standing::Waiting { .. } => self.queue.retain(|other| *other != id),
             Standing::Parked => {}
         }
@@ -220,12 +225,16 @@ impl Admission {
     pub(crate) fn leave(&mut self, id: JobId) {
         let Some(member) = self.members.remove(&id) else { return };
         match member.standing {
-            Standing::Active => self.active.remove(&member.needs),
+            Standing::Active => {
+                self.active.remove(&member.needs);
+                self.left.push(member.needs.owner.clone());
+            }
             Standing::Waiting { .. } => self.queue.retain(|other| *other != id),
             Standing::Parked => {}
         }
         if self.members.is_empty() {
             self.served.clear();
+            self.left.clear();
         }
     }
 
@@ -247,6 +256,8 @@ impl Admission {
 
     /// Gives places to all who may have one now. Answers them in order.
     pub(crate) fn admit(&mut self, now: Duration) -> Vec<JobId> {
+        // Whoever has just had a place has gone without for no time, however long ago he got it.
+        self.served.extend(self.left.drain(..).map(|owner| (owner, now)));
         if self.queue.is_empty() {
             return Vec::new();
         }

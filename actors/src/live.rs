@@ -300,6 +300,12 @@ impl JobContext {
         self.set_presence(JobState::Detached);
     }
 
+    /// Says that it waits as it did when the server before had stopped: a client that came back has left before its
+    /// bytes moved.
+    pub fn set_recovering(&self) {
+        self.set_presence(JobState::Recovering);
+    }
+
     /// Says that a client is there again. Its bytes move when the job has a place again: see
     /// [`Pace::opened`].
     pub fn set_running(&self) {

@@ -50,6 +50,15 @@ impl Pace {
         }
     }
 
+    /// Waits until the job is paused or has lost its place. Cancel safe.
+    pub async fn closed(&self) {
+        let mut gate = self.gate.clone();
+        if gate.wait_for(|open| !*open).await.is_err() {
+            // Without its engine it stays as it is.
+            std::future::pending::<()>().await;
+        }
+    }
+
     /// How many bytes to take in one go at most; `None` while nothing limits.
     pub fn quantum(&self) -> Option<u64> {
         self.throttle.quantum()

@@ -188,10 +188,11 @@ async fn begin(
     let chunks = Rc::new(RefCell::new(chunks));
     let given_back = Rc::downgrade(&chunks);
     let task = reader.task();
-    flow::begin_watch(&flow, connection, silence, reader.stop().clone(), move || {
+    let (stop, pace) = (reader.stop().clone(), reader.pace().clone());
+    flow::begin_watch(&flow, connection, silence, stop, pace, move || {
         let given_back = given_back.upgrade().map_or(0, |chunks| chunks.borrow_mut().give_back());
         if given_back > 0 {
-            tracing::debug!(%task, chunks = given_back, "a reader is slow: gave back what was read ahead for it");
+            tracing::debug!(%task, chunks = given_back, "a reader takes nothing: gave back what was read ahead for it");
         }
     });
     Ok(TransferBody {

@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Weak};
 use std::time::{Duration, Instant};
 
+use gantry_actors::Pace;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
@@ -40,26 +41,34 @@ impl Flow {
     }
 }
 
-/// Calls `give_back` whenever the connection has not asked for more for a second: the body's own polls stop then,
-/// so that it cannot do it by itself. Cuts the connection when its client has taken nothing for `silence`, or when
-/// `stop` is cancelled while the client is the one who is waited for. Ends with the answer.
+/// Calls `give_back` whenever the connection has not asked for more for a second, and when the transfer is paused:
+/// the body's own polls stop then, so that it cannot do it by itself. Cuts the connection when its client has taken
+/// nothing for `silence`, or when `stop` is cancelled while the client is the one who is waited for. Time in which
+/// the transfer is paused or waits for its place does not count. Ends with the answer.
 pub async fn watch(
     flow: Weak<Flow>,
     connection: Weak<Connection>,
     silence: Duration,
     stop: CancellationToken,
+    pace: Pace,
     give_back: impl Fn(),
 ) {
     let tick = (silence / 8).clamp(Duration::from_millis(50), TICK);
     let mut last = None;
     let mut since = Instant::now();
     let mut asked = (0, Instant::now());
+    let mut was_held = false;
     loop {
         let stopped = tokio::time::timeout(tick, stop.cancelled()).await.is_ok();
         let (Some(flow), Some(connection)) = (flow.upgrade(), connection.upgrade()) else { return };
         let waits_for_client = flow.waits_for_client.load(Ordering::Acquire);
         let mark = Some(flow.mark(&connection));
-        if !waits_for_client || mark != last {
+        let is_held = !pace.is_open();
+        if is_held && !was_held {
+            give_back();
+        }
+        was_held = is_held;
+        if is_held || !waits_for_client || mark != last {
             last = mark;
             since = Instant::now();
         }
@@ -90,9 +99,10 @@ pub fn begin_watch(
     connection: Option<Weak<Connection>>,
     silence: Duration,
     stop: CancellationToken,
+    pace: Pace,
     give_back: impl Fn() + 'static,
 ) {
     if let Some(connection) = connection {
-        actix_web::rt::spawn(watch(Arc::downgrade(flow), connection, silence, stop, give_back));
+        actix_web::rt::spawn(watch(Arc::downgrade(flow), connection, silence, stop, pace, give_back));
     }
 }

@@ -284,28 +284,30 @@ fn created(vdi: VdiId, request: &HttpRequest, task: gantry_actors::JobId) -> Htt
 async fn feed(app: &App, running: &RunningImport, payload: &mut web::Payload) -> Option<ApiError> {
     let idle = app.config.transfers.upload_idle.get();
     loop {
+        let waiting = running.waits_for_source();
         let next = tokio::select! {
-            next = tokio::time::timeout(idle, payload.next()) => next,
+            next = payload.next() => next,
+            () = running.silence(idle) => {
+                running.silent(idle).await;
+                return None;
+            }
             () = running.stop().cancelled() => return Some(ApiError::Aborted),
             // It has failed already, and says why.
             () = running.ended() => return None,
         };
+        drop(waiting);
         match next {
-            Err(_) => {
-                running.silent(idle).await;
-                return None;
-            }
-            Ok(None) => {
+            None => {
                 let _ended = running.end().await;
                 return None;
             }
-            Ok(Some(Err(error))) => {
+            Some(Err(error)) => {
                 return Some(ApiError::BadRequest {
                     code: "upload_broken_off",
                     message: format!("the upload broke off: {error}"),
                 });
             }
-            Ok(Some(Ok(bytes))) => {
+            Some(Ok(bytes)) => {
                 if running.piece(bytes).await.is_err() {
                     return None;
                 }

@@ -182,6 +182,7 @@ pub async fn adjust(
     let bandwidth = match params.any("bandwidth") {
         None => None,
         Some(Value::Null) => Some(None),
+        Some(Value::String(text)) if text == "null" => Some(None),
         Some(value) => {
             let rate = rate(&value).ok_or_else(|| {
                 let message = "a whole number of bytes per second, at least 1, or null is needed";
@@ -207,7 +208,8 @@ pub async fn adjust(
 
 /// Bodies of forms have texts only.
 fn rate(value: &Value) -> Option<u64> {
-    let rate = value.as_u64().or_else(|| value.as_str()?.parse().ok())?;
+    let digits = |text: &&str| text.bytes().all(|byte| byte.is_ascii_digit());
+    let rate = value.as_u64().or_else(|| value.as_str().filter(digits)?.parse().ok())?;
     (rate > 0).then_some(rate)
 }
 

@@ -7,6 +7,7 @@ use gantry_actors::{
     AdmissionLimits, BandwidthLimits, Claim, ClaimMode, EngineError, EngineHandle, Group, JobEnd, JobFailure,
     JobId, JobTicket, Pace,
 };
+use tokio::time::Instant;
 
 use crate::config::Limits;
 use crate::ids::{SrId, VdiId};
@@ -104,7 +105,7 @@ pub async fn turn(
         return if begun { Ok(()) } else { Err(ended(ticket.end().await)) };
     }
     leave.task = None;
-    let refused = standing(engine, ticket.id(), patience);
+    let refused = not_admitted(engine, ticket.id(), patience);
     match engine.withdraw(ticket.id(), out_of_patience(&refused)).await {
         Ok(()) => Err(refused.into()),
         // Its turn came just now.
@@ -114,7 +115,7 @@ pub async fn turn(
     }
 }
 
-/// Waits until the bytes of a job that has begun may move, for `patience` at most.
+/// Waits until the bytes of a job that has begun may move, until `deadline` at most, which is the end of `patience`.
 ///
 /// # Errors
 /// [`TurnError`]; the job is left as it is.
@@ -123,11 +124,12 @@ pub async fn place(
     task: JobId,
     pace: &Pace,
     patience: Duration,
+    deadline: Instant,
 ) -> Result<(), TurnError> {
-    match tokio::time::timeout(patience, pace.opened()).await {
+    match tokio::time::timeout_at(deadline, pace.opened()).await {
         Ok(Ok(())) => Ok(()),
         Ok(Err(_)) => Err(TurnError::Aborted),
-        Err(_) => Err(standing(engine, task, patience).into()),
+        Err(_) => Err(not_admitted(engine, task, patience).into()),
     }
 }
 
@@ -138,7 +140,8 @@ fn ended(end: JobEnd) -> TurnError {
     }
 }
 
-fn standing(engine: &EngineHandle, task: JobId, waited: Duration) -> NotAdmitted {
+/// The refusal of a request that has waited for a job for so long.
+pub fn not_admitted(engine: &EngineHandle, task: JobId, waited: Duration) -> NotAdmitted {
     let view = engine.task(task);
     let reason = view.as_ref().and_then(|view| view.waiting_text());
     let estimate = view.as_ref().and_then(|view| view.begins_in_seconds).map(Duration::from_secs);

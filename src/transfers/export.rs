@@ -5,6 +5,7 @@
 
 use std::collections::HashMap;
 use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -14,23 +15,30 @@ use gantry_actors::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, OnceCell, oneshot};
+use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::local::{LocalStore, Pin};
 use crate::ids::{ContentId, DiskFormat, SrId, UserId, VdiId};
 
-use super::admission::{self, TurnError};
+use super::admission::{self, NotAdmitted, TurnError};
 use super::intervals::Intervals;
 use super::representation::Representation;
 
 /// The kind of these jobs.
 pub const KIND: &str = "vdi.export";
 /// How long a transfer of which all that was asked for was sent, but not the whole, waits for the next
-/// request before it counts as done. Downloaders that read in pieces leave such gaps.
+/// request before it counts as done. Downloaders that read in pieces leave such gaps. One that was read over several
+/// connections at once waits even after the whole: its client may ask again for what is still on its way to it.
 const LINGER: Duration = Duration::from_secs(2);
 /// How often it is written down what was sent.
 const CHECKPOINT: Duration = Duration::from_secs(5);
+/// Who has less patience left than this when somebody who waited with him was refused is refused too, instead of
+/// going to the end of the queue for a moment.
+const MOMENT: Duration = Duration::from_secs(1);
+/// The same while it is paused: soon all that was on its way has been counted, and it may be paused for long.
+const CHECKPOINT_PAUSED: Duration = Duration::from_millis(500);
 /// Most stretches that are written down.
 const CHECKPOINT_STRETCHES: usize = 256;
 
@@ -87,12 +95,70 @@ struct Desk {
     queue_wait: Duration,
     closing: CancellationToken,
     transfers: Mutex<Transfers>,
+    /// Is closed when every transfer of the former server has pinned its content or never will. Both ends until
+    /// somebody waits for that.
+    taking_up: Mutex<Option<(mpsc::Sender<Never>, mpsc::Receiver<Never>)>>,
 }
 
+/// What is never sent: only the end of the channel says something.
+enum Never {}
+
 type Key = (UserId, String);
-/// Empty while its job waits for its turn.
-type Slot = Arc<OnceCell<Arc<Transfer>>>;
-type Transfers = HashMap<Key, Vec<Slot>>;
+type Transfers = HashMap<Key, Vec<Arc<Slot>>>;
+
+/// A transfer, or the place where one will be once its job has had its turn.
+#[derive(Default)]
+struct Slot {
+    transfer: OnceCell<Arc<Transfer>>,
+    queued: Mutex<Queued>,
+}
+
+/// What those who wait for a transfer together know of its job.
+#[derive(Default)]
+struct Queued {
+    job: Option<JobId>,
+    /// How the last wait for a turn ended, if without one.
+    refused: Option<NotAdmitted>,
+}
+
+impl Slot {
+    fn of(transfer: &Arc<Transfer>) -> Arc<Self> {
+        let transfer = OnceCell::new_with(Some(Arc::clone(transfer)));
+        Arc::new(Self { transfer, queued: Mutex::default() })
+    }
+
+    fn queued(&self) -> MutexGuard<'_, Queued> {
+        self.queued.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Whether it has a transfer to join, or somebody who waits for one.
+    fn is_alive(self: &Arc<Self>) -> bool {
+        match self.transfer.get() {
+            Some(transfer) => !transfer.ledger().ended,
+            None => Arc::strong_count(self) > 1,
+        }
+    }
+}
+
+/// One request's hold on a slot. Who lets go of one that nobody else needs clears it away.
+struct Hold<'a> {
+    desk: &'a ExportDesk,
+    key: &'a Key,
+    slot: Option<Arc<Slot>>,
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        self.slot = None;
+        let mut transfers = self.desk.transfers();
+        if let Some(slots) = transfers.get_mut(self.key) {
+            slots.retain(Slot::is_alive);
+            if slots.is_empty() {
+                transfers.remove(self.key);
+            }
+        }
+    }
+}
 
 struct Transfer {
     job: JobId,
@@ -109,8 +175,10 @@ struct Ledger {
     asked: Intervals,
     sent: Intervals,
     readers: usize,
-    /// Begun by a former server, and not taken up again yet.
+    /// Begun by a former server, and no byte has been sent since.
     orphan: bool,
+    /// Several have read at once.
+    parallel: bool,
     ended: bool,
     released: bool,
     failure: Option<JobFailure>,
@@ -138,10 +206,11 @@ impl Transfer {
         }
         // Who goes on from here has what comes before: of what was sent last, nobody could tell that it arrived.
         let gap = ledger.sent.gap_before(range.start);
-        if std::mem::take(&mut ledger.orphan) || (ledger.readers == 0 && ledger.asked.contains(gap.clone())) {
+        if ledger.readers == 0 && (ledger.orphan || ledger.asked.contains(gap.clone())) {
             ledger.sent.add(gap);
         }
         ledger.readers += 1;
+        ledger.parallel |= ledger.readers > 1;
         ledger.asked.add(range);
         drop(ledger);
         self.changed.notify_one();
@@ -182,6 +251,7 @@ impl Reader {
     /// These bytes of the representation have left for the client.
     pub fn sent(&self, range: Range<u64>) {
         let mut ledger = self.transfer.ledger();
+        ledger.orphan = false;
         ledger.sent.add(range);
         let total = ledger.sent.total();
         // The whole: the job ends now, not when the last connection is torn down.
@@ -220,6 +290,7 @@ impl ExportDesk {
             queue_wait,
             closing: CancellationToken::new(),
             transfers: Mutex::default(),
+            taking_up: Mutex::new(Some(mpsc::channel(1))),
         }))
     }
 
@@ -235,49 +306,71 @@ impl ExportDesk {
     pub async fn join(&self, request: &ExportRequest, pin: &Arc<Pin>) -> Result<Reader, TurnError> {
         let engine = self.0.engine.get().ok_or(EngineError::Stopped)?;
         let key = (request.user, request.etag.clone());
+        let deadline = Instant::now() + self.0.queue_wait;
         loop {
             let slot = self.choose(&key, request.is_part);
-            let own = Mutex::new(None);
-            let begun = slot
-                .get_or_try_init(|| async {
-                    let reader = self.begin(engine, request, Arc::clone(pin)).await?;
-                    let transfer = Arc::clone(&reader.transfer);
-                    *own.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
-                    Ok::<_, TurnError>(transfer)
-                })
-                .await;
-            let transfer = match begun {
-                Ok(transfer) => Arc::clone(transfer),
-                Err(error) => {
-                    self.remove(&key, &slot);
-                    return Err(error);
-                }
-            };
-            if let Some(reader) = own.into_inner().unwrap_or_else(PoisonError::into_inner) {
+            let _hold = Hold { desk: self, key: &key, slot: Some(Arc::clone(&slot)) };
+            let (transfer, own) = self.wait_in(&slot, engine, request, pin, deadline).await?;
+            if let Some(reader) = own {
                 return Ok(reader);
             }
-            let Some(reader) = transfer.enter(request.range.clone()) else {
-                self.remove(&key, &slot);
-                continue;
-            };
-            admission::place(engine, reader.task(), reader.pace(), self.0.queue_wait).await?;
-            return Ok(reader);
+            if let Some(reader) = transfer.enter(request.range.clone()) {
+                admission::place(engine, reader.task(), reader.pace(), self.0.queue_wait, deadline).await?;
+                return Ok(reader);
+            }
         }
     }
 
+    /// The transfer of a slot, as soon as there is one, and the reader for who has begun it. Of those who wait for
+    /// it one has its job in the queue; when he leaves, the next begins anew.
+    async fn wait_in(
+        &self,
+        slot: &Slot,
+        engine: &EngineHandle,
+        request: &ExportRequest,
+        pin: &Arc<Pin>,
+        deadline: Instant,
+    ) -> Result<(Arc<Transfer>, Option<Reader>), TurnError> {
+        let own = Mutex::new(None);
+        let leads = AtomicBool::new(false);
+        let begun = slot.transfer.get_or_try_init(|| async {
+            let patience = deadline.saturating_duration_since(Instant::now());
+            if let Some(refused) = slot.queued().refused.clone().filter(|_| patience < MOMENT) {
+                return Err(refused.into());
+            }
+            leads.store(true, Ordering::Relaxed);
+            let reader = self.begin(engine, request, Arc::clone(pin), slot, patience).await?;
+            let transfer = Arc::clone(&reader.transfer);
+            *own.lock().unwrap_or_else(PoisonError::into_inner) = Some(reader);
+            Ok::<_, TurnError>(transfer)
+        });
+        let out_of_patience = async {
+            tokio::time::sleep_until(deadline).await;
+            let job = slot.queued().job;
+            match job.filter(|_| !leads.load(Ordering::Relaxed)) {
+                Some(job) => admission::not_admitted(engine, job, self.0.queue_wait),
+                // Its own wait for its turn ends by itself.
+                None => std::future::pending().await,
+            }
+        };
+        let transfer = tokio::select! {
+            biased;
+            begun = begun => Arc::clone(begun?),
+            refused = out_of_patience => return Err(refused.into()),
+        };
+        Ok((transfer, own.into_inner().unwrap_or_else(PoisonError::into_inner)))
+    }
+
     /// The transfer to join: one that nobody reads; for a part, else the latest; else a new one.
-    fn choose(&self, key: &Key, is_part: bool) -> Slot {
+    fn choose(&self, key: &Key, is_part: bool) -> Arc<Slot> {
         let mut transfers = self.transfers();
         let slots = transfers.entry(key.clone()).or_default();
-        slots.retain(|slot| match slot.get() {
-            Some(transfer) => !transfer.ledger().ended,
-            // Whoever waited for its turn has left.
-            None => Arc::strong_count(slot) > 1,
-        });
-        let unread = |slot: &&Slot| slot.get().is_some_and(|transfer| transfer.ledger().readers == 0);
+        slots.retain(Slot::is_alive);
+        let unread =
+            |slot: &&Arc<Slot>| slot.transfer.get().is_some_and(|transfer| transfer.ledger().readers == 0);
         let found = slots.iter().find(unread).or_else(|| slots.last().filter(|_| is_part));
         found.cloned().unwrap_or_else(|| {
-            let slot = Slot::default();
+            let slot = Arc::<Slot>::default();
             slots.push(Arc::clone(&slot));
             slot
         })
@@ -304,7 +397,7 @@ impl ExportDesk {
 
     fn of_vdi(&self, vdi: VdiId) -> Vec<Arc<Transfer>> {
         let transfers = self.transfers();
-        let all = transfers.values().flatten().filter_map(|slot| slot.get());
+        let all = transfers.values().flatten().filter_map(|slot| slot.transfer.get());
         all.filter(|transfer| transfer.spec.vdi == vdi).map(Arc::clone).collect()
     }
 
@@ -318,21 +411,11 @@ impl ExportDesk {
         self.0.transfers.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn remove(&self, key: &Key, slot: &Slot) {
-        let mut transfers = self.transfers();
-        if let Some(slots) = transfers.get_mut(key) {
-            slots.retain(|other| !Arc::ptr_eq(other, slot));
-            if slots.is_empty() {
-                transfers.remove(key);
-            }
-        }
-    }
-
     fn forget(&self, transfer: &Arc<Transfer>) {
         let key = (transfer.spec.user, transfer.spec.etag.clone());
         let mut transfers = self.transfers();
         if let Some(slots) = transfers.get_mut(&key) {
-            slots.retain(|slot| !slot.get().is_some_and(|other| Arc::ptr_eq(other, transfer)));
+            slots.retain(|slot| !slot.transfer.get().is_some_and(|other| Arc::ptr_eq(other, transfer)));
             if slots.is_empty() {
                 transfers.remove(&key);
             }
@@ -344,6 +427,8 @@ impl ExportDesk {
         engine: &EngineHandle,
         request: &ExportRequest,
         pin: Arc<Pin>,
+        slot: &Slot,
+        patience: Duration,
     ) -> Result<Reader, TurnError> {
         let properties = TaskProperties {
             name: format!("Export of VDI {} as {}", request.vdi, request.format),
@@ -379,7 +464,13 @@ impl ExportDesk {
             desk.attend(&transfer, &context).await
         };
         let mut ticket = engine.submit(new, work).await?;
-        admission::turn(engine, &mut ticket, self.0.queue_wait).await?;
+        slot.queued().job = Some(ticket.id());
+        if let Err(error) = admission::turn(engine, &mut ticket, patience).await {
+            if let TurnError::NotAdmitted(refused) = &error {
+                slot.queued().refused = Some(refused.clone());
+            }
+            return Err(error);
+        }
         handed.await.map_err(|_| TurnError::Aborted)
     }
 
@@ -387,16 +478,43 @@ impl ExportDesk {
     pub fn resume(&self, record: &JobRecord) -> Option<Resumption> {
         let spec: Spec = serde_json::from_value(record.spec.job.clone()).ok()?;
         let desk = self.clone();
-        let work = Work::once(move |context: JobContext| async move { desk.go_on(spec, &context).await });
+        let taking_up = self.taking_up().as_ref().map(|(sender, _)| sender.clone());
+        let work =
+            Work::once(move |context: JobContext| async move { desk.go_on(spec, taking_up, &context).await });
         Some(Resumption { work, retry: RetryPolicy::NEVER, timeout: None, waits_for_client: true })
     }
 
-    async fn go_on(&self, spec: Spec, context: &JobContext) -> JobEnd {
+    fn taking_up(&self) -> MutexGuard<'_, Option<(mpsc::Sender<Never>, mpsc::Receiver<Never>)>> {
+        self.0.taking_up.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until all transfers that [`Self::resume`] was asked about have pinned their contents, or have ended
+    /// without. Returns at once when it is called again.
+    pub async fn all_taken_up(&self) {
+        let taking_up = self.taking_up().take();
+        if let Some((own, mut others)) = taking_up {
+            drop(own);
+            while others.recv().await.is_some() {}
+        }
+    }
+
+    async fn go_on(
+        &self,
+        spec: Spec,
+        taking_up: Option<mpsc::Sender<Never>>,
+        context: &JobContext,
+    ) -> JobEnd {
         let gone = |message: String| JobEnd::Failure(JobFailure::new("ExportError", "content_gone", message));
+        match self.0.store.has_vdi(spec.vdi).await {
+            Ok(true) => {}
+            Ok(false) => return JobEnd::Failure(vdi_deleted()),
+            Err(error) => return gone(error.to_string()),
+        }
         let pin = match self.0.store.pin_content(spec.content).await {
             Ok(pin) => Arc::new(pin),
             Err(error) => return gone(error.to_string()),
         };
+        drop(taking_up);
         let opened = self.0.store.open_content(&pin).await;
         let same = opened.is_ok_and(|content| {
             Representation::new(content, spec.format)
@@ -413,8 +531,7 @@ impl ExportDesk {
         let ledger = Ledger { sent, orphan: true, pin: Some(pin), ..Ledger::default() };
         let transfer = Transfer::new(context, spec, ledger);
         let key = (transfer.spec.user, transfer.spec.etag.clone());
-        let slot = Arc::new(OnceCell::new_with(Some(Arc::clone(&transfer))));
-        self.transfers().entry(key).or_default().push(slot);
+        self.transfers().entry(key).or_default().push(Slot::of(&transfer));
         self.attend(&transfer, context).await
     }
 
@@ -435,9 +552,9 @@ impl ExportDesk {
                 Standing::Ended(ended) => return ended.into(),
                 Standing::Read => {
                     context.set_running();
-                    (CHECKPOINT, true)
+                    (if transfer.pace.is_open() { CHECKPOINT } else { CHECKPOINT_PAUSED }, true)
                 }
-                Standing::Idle | Standing::Left if self.0.closing.is_cancelled() => {
+                Standing::Idle | Standing::Left | Standing::Orphaned if self.0.closing.is_cancelled() => {
                     return transfer.give_up_for(JobEnd::Interrupted);
                 }
                 Standing::Idle => (LINGER, false),
@@ -447,9 +564,14 @@ impl ExportDesk {
                     }
                     (self.0.detach, false)
                 }
+                Standing::Orphaned => {
+                    context.set_recovering();
+                    (self.0.detach, false)
+                }
             };
             tokio::select! {
                 () = changed => {}
+                () = transfer.pace.closed(), if is_read && wait == CHECKPOINT => {}
                 () = self.0.closing.cancelled(), if !is_read => {}
                 () = tokio::time::sleep(wait) => {
                     if !is_read && let Some(ended) = transfer.give_up() {
@@ -470,6 +592,11 @@ impl ExportDesk {
     }
 }
 
+fn vdi_deleted() -> JobFailure {
+    let message = "the VDI was deleted before the download was taken up again";
+    JobFailure::new("ExportError", "vdi_deleted", message)
+}
+
 enum Standing {
     /// Somebody reads.
     Read,
@@ -477,6 +604,8 @@ enum Standing {
     Idle,
     /// Nobody reads, and something that was asked for was not sent.
     Left,
+    /// Nobody reads, and nobody has since the server was restarted.
+    Orphaned,
     /// It is over.
     Ended(Result<Value, JobFailure>),
 }
@@ -506,18 +635,18 @@ impl Transfer {
             self.close(&mut ledger);
             return Standing::Ended(Err(failure));
         }
-        if ledger.sent.contains(0..self.spec.len) && ledger.readers == 0 {
+        if ledger.sent.contains(0..self.spec.len) && ledger.readers == 0 && !ledger.parallel {
             self.close(&mut ledger);
             return Standing::Ended(Ok(json!({})));
         }
         match (ledger.readers, ledger.sent.covers(&ledger.asked)) {
             (0, _) if ledger.released => {
                 self.close(&mut ledger);
-                let message = "the VDI was deleted before the download was taken up again";
-                Standing::Ended(Err(JobFailure::new("ExportError", "vdi_deleted", message)))
+                Standing::Ended(Err(vdi_deleted()))
             }
-            (0, true) if !ledger.orphan => Standing::Idle,
-            (0, _) => Standing::Left,
+            (0, _) if ledger.orphan => Standing::Orphaned,
+            (0, true) => Standing::Idle,
+            (0, false) => Standing::Left,
             _ => Standing::Read,
         }
     }

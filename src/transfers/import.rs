@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use gantry_actors::{
-    EngineError, EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Pace, Progress, Stage,
+    EngineError, EngineHandle, JobContext, JobFailure, JobTicket, NewJob, Pace, Progress, Stage, StageClock,
     TaskProperties,
 };
 use serde_json::{Value, json};
@@ -235,6 +235,25 @@ impl RunningImport {
         self.context.stop()
     }
 
+    /// To be held while the next bytes are waited for.
+    pub fn waits_for_source(&self) -> StageClock {
+        self.context.progress().stage_clock(Stage::Source)
+    }
+
+    /// Resolves when so much time has passed in one go in which the import was neither paused nor without its place:
+    /// whoever is held up is not silent.
+    pub async fn silence(&self, limit: Duration) {
+        loop {
+            if self.pace.opened().await.is_err() {
+                // Being told to stop is no silence.
+                return std::future::pending().await;
+            }
+            if tokio::time::timeout(limit, self.pace.closed()).await.is_err() {
+                return;
+            }
+        }
+    }
+
     /// Hands over the next bytes; waits while the import is behind, paused or held to a rate.
     ///
     /// # Errors
@@ -243,10 +262,12 @@ impl RunningImport {
         while !bytes.is_empty() {
             let most = self.pace.quantum().and_then(|quantum| usize::try_from(quantum).ok());
             let part = bytes.split_to(most.unwrap_or(bytes.len()).min(bytes.len()));
+            let limited = most.map(|_| self.context.progress().stage_clock(Stage::Limit));
             tokio::select! {
                 paced = self.pace.take(part.len() as u64) => paced.map_err(|_| Ended)?,
                 () = self.ended.cancelled() => return Err(Ended),
             }
+            drop(limited);
             let room = self.share.room(part.len() as u64).await;
             self.send(Feed::Piece(part, room)).await?;
         }
@@ -504,13 +525,12 @@ impl Intake {
         mut decoder: ImageDecoder,
         mut pieces: mpsc::Receiver<Feed>,
     ) -> Result<Written, ImportError> {
-        let mut clock = self.progress.stage_clock(Stage::Source);
         // Until the decoder has used the piece up.
         let mut _room_of_piece = None;
         loop {
-            clock.enter(Stage::Source);
+            // What is waited for here, the source or a limit, is known and counted where the pieces come from.
             let next = beat.waiting(|| pieces.blocking_recv());
-            clock.enter(Stage::Compute);
+            let mut clock = self.progress.stage_clock(Stage::Compute);
             match next {
                 _ if self.stop.is_cancelled() || beat.is_given_up() => return Err(ImportError::Aborted),
                 None => return Err(ImportError::BrokenOff { received: self.received }),
@@ -535,7 +555,7 @@ impl Intake {
                 clock.enter(Stage::Compute);
             }
         }
-        clock.enter(Stage::Sink);
+        let _clock = self.progress.stage_clock(Stage::Sink);
         let size = decoder.finish()?.virtual_size;
         self.check_size(size)?;
         if let Some((algorithm, expected, found)) = self.checker.mismatch() {

@@ -14,6 +14,8 @@ mod collections;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod control;
+#[cfg(test)]
 mod crashes;
 #[cfg(test)]
 mod demo;
@@ -32,6 +34,8 @@ mod hostile;
 #[cfg(test)]
 mod idempotency;
 #[cfg(test)]
+mod limits;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
@@ -47,6 +51,8 @@ mod refusals;
 mod replacing;
 #[cfg(test)]
 mod repositories;
+#[cfg(test)]
+mod restarts;
 #[cfg(test)]
 mod revoking;
 #[cfg(test)]

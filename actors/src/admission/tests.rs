@@ -202,3 +202,19 @@ fn a_queue_of_four_thousand_is_looked_through_in_a_moment() {
     assert_eq!(queue.admission.waits(queue.now).len(), 3999);
     assert!(begun.elapsed() < seconds(2), "{:?}", begun.elapsed());
 }
+
+#[test]
+fn who_had_a_place_until_now_comes_after_who_has_waited_meanwhile() {
+    let mut queue = Queue::new(limits(1, 0, 0));
+    let first = queue.plain("a");
+    assert_eq!(queue.admit(), [first]);
+    queue.now = seconds(1);
+    let second = queue.plain("a");
+    queue.now = seconds(2);
+    let other = queue.plain("b");
+    queue.now = seconds(50);
+    queue.admission.leave(first);
+    assert_eq!(queue.admit(), [other], "a had the place for all that time");
+    queue.admission.leave(other);
+    assert_eq!(queue.admit(), [second]);
+}

@@ -324,7 +324,22 @@ impl LocalStore {
         found.await?.ok_or(LocalError::ContentGone(content))
     }
 
-    /// Lets go of the contents that were kept at the start for those who might go on reading them.
+    /// Whether there is a VDI of that id.
+    ///
+    /// # Errors
+    /// When the state database does not answer.
+    pub async fn has_vdi(&self, id: VdiId) -> Result<bool, LocalError> {
+        Ok(self.inner.db.call(move |db| Ok(disks::find_vdi(db, id)?.is_some())).await?)
+    }
+
+    /// The server stops: replaced content whose last reader leaves now is left to the next start, for those who go
+    /// on reading it then.
+    pub fn leave_replaced(&self) {
+        self.inner.pins.leave();
+    }
+
+    /// Lets go of the contents that were kept at the start for those who might go on reading them. To be called when
+    /// they have pinned theirs.
     pub fn release_kept(&self) {
         let kept = std::mem::take(&mut *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner));
         drop(kept);

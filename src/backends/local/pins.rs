@@ -1,6 +1,7 @@
 //! Pins: who reads which content. Pinned content stays, whatever happens to the VDI that it belonged to.
 
 use std::collections::HashMap;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 use crate::ids::ContentId;
@@ -13,6 +14,8 @@ use super::content::OpenContent;
 pub struct Pins {
     table: Mutex<HashMap<ContentId, Entry>>,
     caretaker: Caretaker,
+    /// The server stops: what goes with its last pin is left to the next start.
+    leaving: AtomicBool,
 }
 
 #[derive(Debug, Default)]
@@ -25,7 +28,7 @@ struct Entry {
 impl Pins {
     /// No pins yet. Content that was dropped while it was read is handed to `caretaker` with its last pin.
     pub fn new(caretaker: Caretaker) -> Arc<Self> {
-        Arc::new(Self { table: Mutex::default(), caretaker })
+        Arc::new(Self { table: Mutex::default(), caretaker, leaving: AtomicBool::new(false) })
     }
 
     /// Pins a content. To be called on the state database's thread, in the same turn in which the caller
@@ -45,6 +48,12 @@ impl Pins {
             }
             None => true,
         }
+    }
+
+    /// From now on content that was dropped stays when its last pin goes: the next start knows which of it is still
+    /// needed, and removes the rest.
+    pub fn leave(&self) {
+        self.leaving.store(true, Ordering::Release);
     }
 
     /// Whether somebody has pinned a content.
@@ -100,7 +109,7 @@ impl Drop for Pin {
         let dropped = entry.dropped;
         table.remove(&self.content);
         drop(table);
-        if dropped {
+        if dropped && !self.pins.leaving.load(Ordering::Acquire) {
             self.pins.caretaker.ask(Chore::Remove(self.content));
         }
     }

@@ -215,6 +215,26 @@ impl Server {
         line.parse().expect("a number")
     }
 
+    /// The files that the process has open, by their names.
+    pub fn open_files(&self) -> Vec<PathBuf> {
+        let folder = format!("/proc/{}/fd", self.pid().as_raw_nonzero());
+        let entries = std::fs::read_dir(folder).expect("it runs").flatten();
+        entries.filter_map(|entry| std::fs::read_link(entry.path()).ok()).collect()
+    }
+
+    /// Writes another configuration file, as [`Setup::config`] does, and tells the server; waits until it has said in its
+    /// log `what` came of it.
+    #[track_caller]
+    pub fn reload(&self, toml: &str, what: &str) {
+        let seen = self.log().matches(what).count();
+        std::fs::write(&self.config, toml).expect("the configuration can be written");
+        self.signal(Signal::HUP);
+        wait::until(Duration::from_secs(10), || match self.log().matches(what).count() {
+            now if now > seen => Ok(()),
+            _ => Err(format!("it has not said {what:?}")),
+        });
+    }
+
     /// What it logged.
     pub fn log(&self) -> String {
         std::fs::read_to_string(self.path("stderr")).unwrap_or_default()
