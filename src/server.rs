@@ -124,6 +124,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
         }
         Err(_) => return Err(StartError::Recovery),
     }
+    store.release_kept();
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
     let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports));

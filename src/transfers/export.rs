@@ -17,7 +17,7 @@ use serde_json::{Value, json};
 use tokio::sync::{Notify, OnceCell, oneshot};
 use tokio_util::sync::CancellationToken;
 
-use crate::backends::local::{LocalStore, Pin};
+use crate::backends::local::{LocalError, LocalStore, Pin};
 use crate::ids::{ContentId, DiskFormat, SrId, UserId, VdiId};
 
 use super::admission::{self, TurnError};
@@ -387,15 +387,24 @@ impl ExportDesk {
     pub fn resume(&self, record: &JobRecord) -> Option<Resumption> {
         let spec: Spec = serde_json::from_value(record.spec.job.clone()).ok()?;
         let desk = self.clone();
-        let work = Work::once(move |context: JobContext| async move { desk.go_on(spec, &context).await });
+        let kept = self.0.store.pin_kept(spec.content);
+        let work =
+            Work::once(move |context: JobContext| async move { desk.go_on(spec, kept, &context).await });
         Some(Resumption { work, retry: RetryPolicy::NEVER, timeout: None, waits_for_client: true })
     }
 
-    async fn go_on(&self, spec: Spec, context: &JobContext) -> JobEnd {
+    async fn go_on(&self, spec: Spec, kept: Option<Pin>, context: &JobContext) -> JobEnd {
+        // Nobody can ask for it any more; what it holds would lie there until `transfers.detach` is over.
+        if let Err(LocalError::NoSuchVdi(_)) = self.0.store.pin_vdi(spec.vdi).await {
+            return JobEnd::Failure(vdi_deleted());
+        }
         let gone = |message: String| JobEnd::Failure(JobFailure::new("ExportError", "content_gone", message));
-        let pin = match self.0.store.pin_content(spec.content).await {
-            Ok(pin) => Arc::new(pin),
-            Err(error) => return gone(error.to_string()),
+        let pin = match kept {
+            Some(pin) => Arc::new(pin),
+            None => match self.0.store.pin_content(spec.content).await {
+                Ok(pin) => Arc::new(pin),
+                Err(error) => return gone(error.to_string()),
+            },
         };
         let opened = self.0.store.open_content(&pin).await;
         let same = opened.is_ok_and(|content| {
@@ -470,6 +479,11 @@ impl ExportDesk {
     }
 }
 
+fn vdi_deleted() -> JobFailure {
+    let message = "the VDI was deleted before the download was taken up again";
+    JobFailure::new("ExportError", "vdi_deleted", message)
+}
+
 enum Standing {
     /// Somebody reads.
     Read,
@@ -513,8 +527,7 @@ impl Transfer {
         match (ledger.readers, ledger.sent.covers(&ledger.asked)) {
             (0, _) if ledger.released => {
                 self.close(&mut ledger);
-                let message = "the VDI was deleted before the download was taken up again";
-                Standing::Ended(Err(JobFailure::new("ExportError", "vdi_deleted", message)))
+                Standing::Ended(Err(vdi_deleted()))
             }
             (0, true) if !ledger.orphan => Standing::Idle,
             (0, _) => Standing::Left,

@@ -127,7 +127,7 @@ struct Inner {
     claims: Mutex<HashSet<VdiId>>,
     reservations: Reservations,
     pins: Arc<Pins>,
-    /// Pins of replaced contents that somebody may go on reading after a restart.
+    /// Pins of contents that somebody may go on reading after a restart.
     kept: Mutex<Vec<Pin>>,
     caretaker: Caretaker,
     changes: Changes,
@@ -324,7 +324,14 @@ impl LocalStore {
         found.await?.ok_or(LocalError::ContentGone(content))
     }
 
-    /// Lets go of the contents that were kept at the start for those who might go on reading them.
+    /// A pin on a content that was kept at the start for those who might go on reading it.
+    pub fn pin_kept(&self, content: ContentId) -> Option<Pin> {
+        let kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // It is pinned already, and so cannot go meanwhile: no turn of the database is needed.
+        kept.iter().any(|pin| pin.content() == content).then(|| self.inner.pins.pin(content))
+    }
+
+    /// Lets go of the contents that were kept at the start: whoever goes on reading has them pinned by now.
     pub fn release_kept(&self) {
         let kept = std::mem::take(&mut *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner));
         drop(kept);
