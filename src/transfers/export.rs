@@ -364,7 +364,7 @@ impl ExportDesk {
         };
         let mut new = NewJob::new(KIND, properties);
         new.owner = Some(request.user.to_string());
-        new.durability = Durability::Behind;
+        new.durability = Durability::BestEffort;
         new.groups = admission::groups_of(request.sr);
         new.spec = json!(spec);
         let (hand, handed) = oneshot::channel();
