@@ -30,6 +30,8 @@ mod full_disks;
 #[cfg(test)]
 mod hostile;
 #[cfg(test)]
+mod kills;
+#[cfg(test)]
 mod objects;
 #[cfg(test)]
 mod preconditions;
@@ -46,9 +48,13 @@ mod replacing;
 #[cfg(test)]
 mod repositories;
 #[cfg(test)]
+mod retention;
+#[cfg(test)]
 mod rooms;
 #[cfg(test)]
 mod serving;
+#[cfg(test)]
+mod stopping;
 #[cfg(test)]
 mod support;
 #[cfg(test)]
