@@ -124,11 +124,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
         }
         Err(_) => return Err(StartError::Recovery),
     }
-    let (taken_up, kept) = (exports.clone(), store.clone());
-    actix_rt::spawn(async move {
-        taken_up.all_taken_up().await;
-        kept.release_kept();
-    });
+    store.release_kept();
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
     let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports));

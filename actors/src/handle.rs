@@ -129,8 +129,7 @@ impl EngineHandle {
     /// # Errors
     /// [`EngineError::Draining`], [`Busy`](EngineError::Busy), [`Unavailable`](EngineError::Unavailable),
     /// [`Stopped`](EngineError::Stopped), [`Journal`](EngineError::Journal),
-    /// [`KeyReused`](EngineError::KeyReused). The work is not begun then, with one exception: a fault of the engine
-    /// between the two steps of a [`Behind`](crate::Durability::Behind) job answers `Unavailable`.
+    /// [`KeyReused`](EngineError::KeyReused). The work is not begun then.
     pub async fn submit_work(&self, new: NewJob, work: Work) -> Result<JobTicket, EngineError> {
         if self.shared.is_draining() {
             return Err(EngineError::Draining);

@@ -23,11 +23,11 @@ pub trait Journal: Send + Sync + 'static {
     fn save(&self, record: Arc<JobRecord>) -> JournalFuture<()>;
     /// Every record whose state is not an end.
     fn load_unfinished(&self) -> JournalFuture<Vec<JobRecord>>;
-    /// The newest `limit` records (by id) whose state is an end.
+    /// The `limit` records that ended last, of those whose state is an end.
     fn load_ended(&self, limit: usize) -> JournalFuture<Vec<JobRecord>>;
     /// Removes these records. An id that is not there is no error.
     fn forget(&self, ids: Vec<JobId>) -> JournalFuture<()>;
-    /// Removes ended records but the newest `keep` (by id), and of these the ones that ended before
+    /// Removes ended records but the `keep` that ended last, and of these the ones that ended before
     /// `ended_before_ms`. Answers how many it removed.
     fn retain(&self, keep: usize, ended_before_ms: u64) -> JournalFuture<u64>;
     /// Resolves when everything that was written before is durable.
@@ -74,6 +74,13 @@ impl MemoryJournal {
         self.lock().values().cloned().collect()
     }
 
+    fn ended_last_first(&self) -> Vec<Arc<JobRecord>> {
+        let mut ended: Vec<_> =
+            self.lock().values().filter(|record| record.state.is_ended()).cloned().collect();
+        ended.sort_by_key(|record| std::cmp::Reverse((record.ended_ms, record.id)));
+        ended
+    }
+
     fn lock(&self) -> MutexGuard<'_, BTreeMap<JobId, Arc<JobRecord>>> {
         self.records.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -96,15 +103,8 @@ impl Journal for MemoryJournal {
     }
 
     fn load_ended(&self, limit: usize) -> JournalFuture<Vec<JobRecord>> {
-        let found = self
-            .lock()
-            .values()
-            .rev()
-            .filter(|r| r.state.is_ended())
-            .take(limit)
-            .map(|r| JobRecord::clone(r))
-            .collect();
-        Self::ready(found)
+        let ended = self.ended_last_first();
+        Self::ready(ended.iter().take(limit).map(|record| JobRecord::clone(record)).collect())
     }
 
     fn forget(&self, ids: Vec<JobId>) -> JournalFuture<()> {
@@ -117,17 +117,16 @@ impl Journal for MemoryJournal {
     }
 
     fn retain(&self, keep: usize, ended_before_ms: u64) -> JournalFuture<u64> {
-        let mut records = self.lock();
-        let old: Vec<JobId> = records
-            .values()
-            .rev()
-            .filter(|record| record.state.is_ended())
+        let old: Vec<JobId> = self
+            .ended_last_first()
+            .iter()
             .enumerate()
             .filter(|(place, record)| {
                 *place >= keep || record.ended_ms.is_some_and(|ended| ended < ended_before_ms)
             })
             .map(|(_, record)| record.id)
             .collect();
+        let mut records = self.lock();
         for id in &old {
             records.remove(id);
         }

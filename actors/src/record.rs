@@ -100,14 +100,15 @@ fn is_default<T: Default + PartialEq>(value: &T) -> bool {
     *value == T::default()
 }
 
-/// When the journal has to have a new job.
+/// What becomes of a new job that the journal does not take. Either way the journal is asked before the job runs
+/// and before anybody sees its id, so that no id that somebody has seen is forgotten by a crash.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum Durability {
-    /// Before it runs: what changes something.
+    /// It is refused: what changes something must not happen without a record.
     #[default]
     First,
-    /// Soon after it started: what only reads, and whose first byte should not wait for a disk.
-    Behind,
+    /// It runs all the same, and its record is written as soon as the journal takes it: what only reads.
+    BestEffort,
 }
 
 /// Something that a job takes hold of.

@@ -163,8 +163,8 @@ struct Cell {
     saving: Option<Arc<JobRecord>>,
     /// The job is being removed from the journal.
     erasing: bool,
-    /// Its submission has not been answered: the first write is under way.
-    held: bool,
+    /// Its submission has not been answered: the first write is under way. What becomes of it if that is refused.
+    held: Option<Durability>,
     /// The journal refused the last write.
     unsaved: bool,
     /// An attempt's task has been started and has not ended.
@@ -193,7 +193,7 @@ impl Cell {
             record,
             saving: None,
             erasing: false,
-            held: false,
+            held: None,
             unsaved: false,
             begun: false,
             open: false,
@@ -435,20 +435,8 @@ impl Table {
         let record = Arc::new(record);
         cell.record = Arc::clone(&record);
         cell.saving = Some(Arc::clone(&record));
-        let mut effects = match durability {
-            Durability::First => {
-                cell.held = true;
-                vec![Effect::Save(Arc::clone(&record))]
-            }
-            Durability::Behind => {
-                vec![Effect::Show(Arc::clone(&record)), Effect::Save(Arc::clone(&record)), Effect::Answer(id)]
-            }
-        };
-        if durability == Durability::Behind && record.state == JobState::Running {
-            cell.begun = true;
-            cell.open = true;
-            effects.extend([Effect::Gate(id, true), Effect::Launch(id)]);
-        }
+        cell.held = Some(durability);
+        let mut effects = vec![Effect::Save(record)];
         self.cells.insert(id, cell);
         for other in admitted.into_iter().filter(|other| *other != id) {
             effects.extend(self.go_on(other, now));
@@ -479,14 +467,14 @@ impl Table {
     pub(crate) fn saved(&mut self, id: JobId, done: bool, now: Now) -> Vec<Effect> {
         let Some(cell) = self.cells.get_mut(&id) else { return Vec::new() };
         let Some(record) = cell.saving.take() else { return Vec::new() };
-        if cell.held && !done {
+        if cell.held == Some(Durability::First) && !done {
             // Nothing has happened yet; the submission is refused.
             self.cells.remove(&id);
             self.admission.leave(id);
             return self.admit(now);
         }
         let mut effects = Vec::new();
-        let held = std::mem::take(&mut cell.held);
+        let held = cell.held.take().is_some();
         let ends = record.state.is_ended() && !cell.record.state.is_ended();
         cell.unsaved = !done;
         if held || *cell.record != *record {
@@ -677,7 +665,7 @@ impl Table {
 
     /// Somebody wants a record gone. It goes when the write under way, if there is one, is done.
     pub(crate) fn forget(&mut self, id: JobId, now: Now) -> Result<Vec<Effect>, Unfit> {
-        let cell = self.cells.get_mut(&id).filter(|cell| !cell.held).ok_or(Unfit::NotFound)?;
+        let cell = self.cells.get_mut(&id).filter(|cell| cell.held.is_none()).ok_or(Unfit::NotFound)?;
         if !cell.has_settled() {
             return Err(Unfit::StillRunning);
         }
@@ -723,13 +711,21 @@ impl Table {
         }
         let max_age_ms = u64::try_from(self.limits.max_age.as_millis()).unwrap_or(u64::MAX);
         let ended_before = now.ms.saturating_sub(max_age_ms);
+        let settled = self.cells.values().filter(|cell| cell.has_settled());
+        let mut ended: Vec<_> = settled.map(|cell| (cell.record.ended_ms, cell.record.id)).collect();
+        // What ended first goes first: a job that took long is not forgotten in the moment of its end.
+        ended.sort_unstable();
+        let surplus = ended.len().saturating_sub(self.limits.keep);
         let mut old = Vec::new();
-        let ended = self.cells.values_mut().rev().filter(|cell| cell.has_settled());
-        for (place, cell) in ended.enumerate() {
-            let aged = cell.record.ended_ms.is_some_and(|ended| ended < ended_before);
-            if (place >= self.limits.keep || aged) && cell.is_idle() && !cell.unsaved {
+        for (place, (ended_ms, id)) in ended.into_iter().enumerate() {
+            let aged = ended_ms.is_some_and(|ended| ended < ended_before);
+            if (place < surplus || aged)
+                && let Some(cell) = self.cells.get_mut(&id)
+                && cell.is_idle()
+                && !cell.unsaved
+            {
                 cell.erasing = true;
-                old.push(cell.record.id);
+                old.push(id);
             }
         }
         if !old.is_empty() {

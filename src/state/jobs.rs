@@ -156,14 +156,16 @@ pub fn unfinished(conn: &Connection) -> Result<Vec<JobRecord>, StateError> {
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
-/// At most `limit` jobs, newest first; with `before`, those that are older than the job of that id.
+/// The `limit` jobs that ended last, the last one first.
 ///
 /// # Errors
 /// [`StateError`] if the database cannot be read.
-pub fn newest(conn: &Connection, limit: u32, before: Option<&str>) -> Result<Vec<JobRecord>, StateError> {
-    let sql = format!("SELECT {COLUMNS} FROM jobs WHERE ?1 IS NULL OR id < ?1 ORDER BY id DESC LIMIT ?2");
+pub fn ended(conn: &Connection, limit: u32) -> Result<Vec<JobRecord>, StateError> {
+    let sql = format!(
+        "SELECT {COLUMNS} FROM jobs WHERE ended_ms IS NOT NULL ORDER BY ended_ms DESC, id DESC LIMIT ?1"
+    );
     let mut query = conn.prepare(&sql)?;
-    let rows = query.query_map((before, limit), from_row)?;
+    let rows = query.query_map([limit], from_row)?;
     Ok(rows.collect::<Result<_, _>>()?)
 }
 
@@ -232,7 +234,7 @@ mod tests {
         }
     }
 
-    fn ended(id: &str, ended_ms: i64) -> JobRecord {
+    fn ended_at(id: &str, ended_ms: i64) -> JobRecord {
         JobRecord { ended_ms: Some(ended_ms), outcome: Some("{}".to_owned()), ..job(id) }
     }
 
@@ -265,15 +267,16 @@ mod tests {
     }
 
     #[test]
-    fn the_newest_come_first_and_pages_do_not_overlap() {
+    fn what_ended_last_comes_first_and_what_has_not_ended_takes_no_place() {
         let conn = memory();
-        for id in ["a1", "a3", "a2", "a4"] {
+        for (id, end) in [("a1", 50), ("a3", 20), ("a2", 30)] {
+            put(&conn, &ended_at(id, end)).unwrap();
+        }
+        for id in ["a5", "a4"] {
             put(&conn, &job(id)).unwrap();
         }
-        let first = newest(&conn, 3, None).unwrap();
-        assert_eq!(ids(&first), ["a4", "a3", "a2"]);
-        assert_eq!(ids(&newest(&conn, 3, Some("a2")).unwrap()), ["a1"]);
-        assert_eq!(ids(&unfinished(&conn).unwrap()), ["a1", "a2", "a3", "a4"]);
+        assert_eq!(ids(&ended(&conn, 2).unwrap()), ["a1", "a2"]);
+        assert_eq!(ids(&unfinished(&conn).unwrap()), ["a4", "a5"]);
     }
 
     #[test]
@@ -294,12 +297,12 @@ mod tests {
         let conn = memory();
         put(&conn, &job("a0")).unwrap();
         for (id, end) in [("a1", 50), ("a2", 20), ("a3", 30), ("a4", 10)] {
-            put(&conn, &ended(id, end)).unwrap();
+            put(&conn, &ended_at(id, end)).unwrap();
         }
         assert_eq!(retain(&conn, 10, 15).unwrap(), 1);
-        assert_eq!(ids(&newest(&conn, 10, None).unwrap()), ["a3", "a2", "a1", "a0"]);
+        assert_eq!(ids(&ended(&conn, 10).unwrap()), ["a1", "a3", "a2"]);
         assert_eq!(retain(&conn, 2, 0).unwrap(), 1);
-        assert_eq!(ids(&newest(&conn, 10, None).unwrap()), ["a3", "a1", "a0"]);
+        assert_eq!(ids(&ended(&conn, 10).unwrap()), ["a1", "a3"]);
         assert_eq!(retain(&conn, 0, 0).unwrap(), 2);
         assert!(delete(&conn, "a0").unwrap() && !delete(&conn, "a0").unwrap());
     }

@@ -15,11 +15,11 @@ use gantry_actors::{
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
-use tokio::sync::{Notify, OnceCell, mpsc, oneshot};
+use tokio::sync::{Notify, OnceCell, oneshot};
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::backends::local::{LocalStore, Pin};
+use crate::backends::local::{LocalError, LocalStore, Pin};
 use crate::ids::{ContentId, DiskFormat, SrId, UserId, VdiId};
 
 use super::admission::{self, NotAdmitted, TurnError};
@@ -95,13 +95,7 @@ struct Desk {
     queue_wait: Duration,
     closing: CancellationToken,
     transfers: Mutex<Transfers>,
-    /// Is closed when every transfer of the former server has pinned its content or never will. Both ends until
-    /// somebody waits for that.
-    taking_up: Mutex<Option<(mpsc::Sender<Never>, mpsc::Receiver<Never>)>>,
 }
-
-/// What is never sent: only the end of the channel says something.
-enum Never {}
 
 type Key = (UserId, String);
 type Transfers = HashMap<Key, Vec<Arc<Slot>>>;
@@ -290,7 +284,6 @@ impl ExportDesk {
             queue_wait,
             closing: CancellationToken::new(),
             transfers: Mutex::default(),
-            taking_up: Mutex::new(Some(mpsc::channel(1))),
         }))
     }
 
@@ -449,7 +442,7 @@ impl ExportDesk {
         };
         let mut new = NewJob::new(KIND, properties);
         new.owner = Some(request.user.to_string());
-        new.durability = Durability::Behind;
+        new.durability = Durability::BestEffort;
         new.groups = admission::groups_of(request.sr);
         new.spec = json!(spec);
         let (hand, handed) = oneshot::channel();
@@ -478,43 +471,25 @@ impl ExportDesk {
     pub fn resume(&self, record: &JobRecord) -> Option<Resumption> {
         let spec: Spec = serde_json::from_value(record.spec.job.clone()).ok()?;
         let desk = self.clone();
-        let taking_up = self.taking_up().as_ref().map(|(sender, _)| sender.clone());
+        let kept = self.0.store.pin_kept(spec.content);
         let work =
-            Work::once(move |context: JobContext| async move { desk.go_on(spec, taking_up, &context).await });
+            Work::once(move |context: JobContext| async move { desk.go_on(spec, kept, &context).await });
         Some(Resumption { work, retry: RetryPolicy::NEVER, timeout: None, waits_for_client: true })
     }
 
-    fn taking_up(&self) -> MutexGuard<'_, Option<(mpsc::Sender<Never>, mpsc::Receiver<Never>)>> {
-        self.0.taking_up.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Waits until all transfers that [`Self::resume`] was asked about have pinned their contents, or have ended
-    /// without. Returns at once when it is called again.
-    pub async fn all_taken_up(&self) {
-        let taking_up = self.taking_up().take();
-        if let Some((own, mut others)) = taking_up {
-            drop(own);
-            while others.recv().await.is_some() {}
+    async fn go_on(&self, spec: Spec, kept: Option<Pin>, context: &JobContext) -> JobEnd {
+        // Nobody can ask for it any more; what it holds would lie there until `transfers.detach` is over.
+        if let Err(LocalError::NoSuchVdi(_)) = self.0.store.pin_vdi(spec.vdi).await {
+            return JobEnd::Failure(vdi_deleted());
         }
-    }
-
-    async fn go_on(
-        &self,
-        spec: Spec,
-        taking_up: Option<mpsc::Sender<Never>>,
-        context: &JobContext,
-    ) -> JobEnd {
         let gone = |message: String| JobEnd::Failure(JobFailure::new("ExportError", "content_gone", message));
-        match self.0.store.has_vdi(spec.vdi).await {
-            Ok(true) => {}
-            Ok(false) => return JobEnd::Failure(vdi_deleted()),
-            Err(error) => return gone(error.to_string()),
-        }
-        let pin = match self.0.store.pin_content(spec.content).await {
-            Ok(pin) => Arc::new(pin),
-            Err(error) => return gone(error.to_string()),
+        let pin = match kept {
+            Some(pin) => Arc::new(pin),
+            None => match self.0.store.pin_content(spec.content).await {
+                Ok(pin) => Arc::new(pin),
+                Err(error) => return gone(error.to_string()),
+            },
         };
-        drop(taking_up);
         let opened = self.0.store.open_content(&pin).await;
         let same = opened.is_ok_and(|content| {
             Representation::new(content, spec.format)

@@ -51,9 +51,8 @@ impl Journal for SqliteJournal {
         let db = self.db.clone();
         let limit = u32::try_from(limit).unwrap_or(u32::MAX);
         async move {
-            let rows = db.call(move |db| jobs::newest(db, limit, None)).await;
-            let rows = rows.map_err(|error| JournalError::new("read ended jobs", error))?;
-            Ok(records(rows.into_iter().filter(|row| row.ended_ms.is_some()).collect()))
+            let rows = db.call(move |db| jobs::ended(db, limit)).await;
+            rows.map(records).map_err(|error| JournalError::new("read ended jobs", error))
         }
         .boxed()
     }

@@ -136,3 +136,26 @@ fn a_download_goes_on_after_kill_9_where_it_was() {
         assert!(have == whole, "{format}");
     }
 }
+
+#[test]
+fn content_that_a_cut_download_holds_after_kill_9_goes_when_the_download_has_ended() {
+    let mut server = Server::start();
+    let vdi = server.import("?raw", noise(LEN, 9));
+    let target = format!("/rest/v0/vdis/{vdi}.raw");
+    let mut download = server.request("GET", &target).open();
+    let (etag, task) = (download.head.need("ETag").to_owned(), download.head.need("Gantry-Task").to_owned());
+    let mut have = download.take_bytes(1000);
+    server.request("PUT", &target).body(noise(LEN, 10)).send().expect(204);
+    server.kill();
+    server.start_again();
+    assert_eq!(server.task(&task)["properties"]["state"], "recovering", "its id is known");
+    assert_eq!(server.disk_files().len(), 2, "the old content waits: {:?}", server.disk_files());
+    let rest = server.request("GET", &target).header("Range", "bytes=1000-").header("If-Range", &etag);
+    have.extend(rest.send().expect(206).body);
+    assert!(have == noise(LEN, 9));
+    assert_eq!(server.task_ended(&task)["status"], "success");
+    wait::until(Duration::from_secs(10), || match server.disk_files() {
+        files if files.len() == 1 => Ok(()),
+        files => Err(format!("{files:?}")),
+    });
+}

@@ -82,12 +82,13 @@ fn nothing_is_shown_or_launched_before_it_is_saved() {
 }
 
 #[test]
-fn what_only_reads_begins_at_once() {
+fn what_only_reads_is_not_kept_from_it_by_a_journal_that_refuses() {
     let mut table = table();
-    let (id, effects) = take(&mut table, job(Durability::Behind), at(1));
-    assert_eq!(names(&effects), ["show running", "save running", "answer", "gate open", "launch"]);
-    assert!(table.saved(id, false, at(2)).is_empty());
+    let (id, effects) = take(&mut table, job(Durability::BestEffort), at(1));
+    assert_eq!(names(&effects), ["save running"], "nobody sees an id that a crash would forget");
+    assert_eq!(names(&table.saved(id, false, at(2))), ["show running", "answer", "gate open", "launch"]);
     assert_eq!(table.unsaved(), 1);
+    assert_eq!(names(&table.housekeep(at(3))), ["save running"]);
 }
 
 #[test]
@@ -119,9 +120,9 @@ fn what_happens_during_a_write_waits_and_an_end_overtakes_a_presence() {
 fn a_job_without_a_place_waits_and_begins_when_another_ends() {
     let mut table = Table::empty(limits(1));
     let first = begun(&mut table);
-    let (second, effects) = take(&mut table, job(Durability::Behind), at(2));
-    assert_eq!(names(&effects), ["show queued", "save queued", "answer"]);
-    assert!(table.saved(second, true, at(2)).is_empty());
+    let (second, effects) = take(&mut table, job(Durability::BestEffort), at(2));
+    assert_eq!(names(&effects), ["save queued"]);
+    assert_eq!(names(&table.saved(second, true, at(2))), ["show queued", "answer"]);
     assert_eq!(table.waits(at(3)).len(), 1);
     table.ended(first, success(), at(4));
     let effects = table.saved(first, true, at(5));
@@ -459,7 +460,8 @@ fn whatever_happens_in_whatever_order_each_attempt_runs_once_and_each_job_ends_o
                 world.shown.values().filter(|record| !record.state.is_ended()).map(|r| r.id).collect();
             let effects = match if settling { 4 + dice.roll(5) } else { dice.roll(16) } {
                 0 | 1 => {
-                    let durability = if dice.roll(3) == 0 { Durability::Behind } else { Durability::First };
+                    let durability =
+                        if dice.roll(3) == 0 { Durability::BestEffort } else { Durability::First };
                     let mut new = job(durability);
                     if dice.roll(3) == 0 {
                         let resource = format!("vdi/{}", dice.roll(3));

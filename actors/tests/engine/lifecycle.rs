@@ -43,16 +43,18 @@ async fn a_job_is_durable_then_at_work_then_answered() {
 }
 
 #[actix::test]
-async fn a_job_that_only_reads_does_not_wait_for_the_journal() {
-    let journal = Scripted::gated();
+async fn a_job_that_only_reads_runs_though_the_journal_refuses_it_and_is_written_later() {
+    let journal = Scripted::open();
+    journal.fail(true);
     let engine = engine(journal.clone());
     let mut new = job("export");
-    new.durability = Durability::Behind;
+    new.durability = Durability::BestEffort;
     let mut ticket = engine.submit(new, done(json!({"id": "x"}))).await.unwrap();
-    assert_eq!(journal.state(ticket.id()), None);
-    journal.let_through(2);
     assert_eq!(ticket.end().await, JobEnd::Success(json!({"id": "x"})));
-    assert_eq!(journal.log.lines(), ["saved running", "saved success"]);
+    assert_eq!(journal.state(ticket.id()), None);
+    journal.fail(false);
+    let report = engine.drain(Duration::ZERO).await;
+    assert_eq!((journal.state(ticket.id()), report.unsaved), (Some("success"), 0));
 }
 
 #[actix::test]

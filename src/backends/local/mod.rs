@@ -127,7 +127,7 @@ struct Inner {
     claims: Mutex<HashSet<VdiId>>,
     reservations: Reservations,
     pins: Arc<Pins>,
-    /// Pins of replaced contents that somebody may go on reading after a restart.
+    /// Pins of contents that somebody may go on reading after a restart.
     kept: Mutex<Vec<Pin>>,
     caretaker: Caretaker,
     changes: Changes,
@@ -324,22 +324,20 @@ impl LocalStore {
         found.await?.ok_or(LocalError::ContentGone(content))
     }
 
-    /// Whether there is a VDI of that id.
-    ///
-    /// # Errors
-    /// When the state database does not answer.
-    pub async fn has_vdi(&self, id: VdiId) -> Result<bool, LocalError> {
-        Ok(self.inner.db.call(move |db| Ok(disks::find_vdi(db, id)?.is_some())).await?)
-    }
-
     /// The server stops: replaced content whose last reader leaves now is left to the next start, for those who go
     /// on reading it then.
     pub fn leave_replaced(&self) {
         self.inner.pins.leave();
     }
 
-    /// Lets go of the contents that were kept at the start for those who might go on reading them. To be called when
-    /// they have pinned theirs.
+    /// A pin on a content that was kept at the start for those who might go on reading it.
+    pub fn pin_kept(&self, content: ContentId) -> Option<Pin> {
+        let kept = self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        // It is pinned already, and so cannot go meanwhile: no turn of the database is needed.
+        kept.iter().any(|pin| pin.content() == content).then(|| self.inner.pins.pin(content))
+    }
+
+    /// Lets go of the contents that were kept at the start: whoever goes on reading has them pinned by now.
     pub fn release_kept(&self) {
         let kept = std::mem::take(&mut *self.inner.kept.lock().unwrap_or_else(PoisonError::into_inner));
         drop(kept);

@@ -47,10 +47,13 @@ impl LocalStore {
         }
         let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
         let keeps = |content: &&ContentRow| !content.dropped || needed.contains(&content.id);
-        for content in contents.iter().filter(keeps).filter(|content| content.dropped) {
+        // What is not dropped may be replaced by a growth that goes on before its reader is there.
+        for content in contents.iter().filter(|content| needed.contains(&content.id)) {
             let pin = self.inner.pins.pin(content.id);
-            // With its last pin it goes, as if the server had not been away.
-            self.inner.pins.drop_content(content.id);
+            if content.dropped {
+                // With its last pin it goes, as if the server had not been away.
+                self.inner.pins.drop_content(content.id);
+            }
             self.inner.kept.lock().unwrap_or_else(std::sync::PoisonError::into_inner).push(pin);
         }
         for content in contents.iter().filter(|content| !keeps(content)) {

@@ -72,19 +72,39 @@ impl Request {
         Response { what, head: download.head, body }
     }
 
+    /// As [`Request::send`], for a server that may die meanwhile.
+    pub fn try_send(self) -> io::Result<Response> {
+        let what = format!("{} {}", self.method, self.target);
+        let mut download = self.try_open()?;
+        let mut body = Vec::new();
+        download.read_to_end(&mut body)?;
+        Ok(Response { what, head: download.head, body })
+    }
+
     /// Sends the request and reads the answer's head; the body is read from what is returned.
     pub fn open(self) -> Download {
+        let method = self.method.clone();
+        self.try_open().unwrap_or_else(|error| panic!("{method}: no answer: {error}"))
+    }
+
+    /// As [`Request::open`], for a server that may die meanwhile.
+    pub fn try_open(self) -> io::Result<Download> {
         let length = (!self.body.is_empty() || !matches!(self.method.as_str(), "GET" | "HEAD"))
             .then_some(self.body.len() as u64);
         let body = self.body.clone();
-        let mut upload = self.begin(length);
+        let mut upload = self.try_begin(length)?;
         // A server that refuses early may have closed its side already: then the answer tells.
         let _ = upload.stream.write_all(&body);
-        upload.answer()
+        upload.try_answer()
     }
 
     /// Sends the head only, announcing `length` bytes, or nothing about a length where there is none.
     pub fn begin(self, length: Option<u64>) -> Upload {
+        self.try_begin(length).expect("the server accepts connections, and the head can be sent")
+    }
+
+    /// As [`Request::begin`], for a server that may die meanwhile.
+    pub fn try_begin(self, length: Option<u64>) -> io::Result<Upload> {
         let mut head = format!("{} {} HTTP/1.1\r\nHost: {}\r\n", self.method, self.target, self.address);
         for (name, value) in &self.headers {
             head += &format!("{name}: {value}\r\n");
@@ -93,12 +113,12 @@ impl Request {
             head += &format!("Content-Length: {length}\r\n");
         }
         head += "Connection: close\r\n\r\n";
-        let stream = TcpStream::connect(self.address).expect("the server accepts connections");
-        stream.set_read_timeout(Some(PATIENCE)).expect("a time limit can be set");
-        stream.set_write_timeout(Some(PATIENCE)).expect("a time limit can be set");
+        let stream = TcpStream::connect(self.address)?;
+        stream.set_read_timeout(Some(PATIENCE))?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         let mut upload = Upload { method: self.method, stream };
-        upload.stream.write_all(head.as_bytes()).expect("the head can be sent");
-        upload
+        upload.stream.write_all(head.as_bytes())?;
+        Ok(upload)
     }
 
     /// Sends the head of a chunked request; the chunks are written to what is returned.

@@ -132,6 +132,25 @@ impl Server {
 
     /// Starts it on the same data directory after it was stopped or killed. The port is another.
     pub fn start_again(&mut self) {
+        let line = self.spawn();
+        let line = line
+            .recv_timeout(Duration::from_secs(60))
+            .unwrap_or_else(|_| panic!("it never said that it listens"));
+        let scheme = if self.setup.tls { "https" } else { "http" };
+        let address = line.strip_prefix(&format!("gantry listening on {scheme}://"));
+        self.address =
+            address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("it said {line:?}"));
+    }
+
+    /// Starts it and kills it after so long a time, however far it has come.
+    pub fn start_and_kill_after(&mut self, time: Duration) {
+        drop(self.spawn());
+        std::thread::sleep(time);
+        self.kill();
+    }
+
+    /// Starts it; what it says on its output comes line by line.
+    fn spawn(&mut self) -> mpsc::Receiver<String> {
         assert!(self.child.is_none(), "it still runs");
         let stderr =
             File::options().append(true).create(true).open(self.path("stderr")).expect("a log can be made");
@@ -156,13 +175,7 @@ impl Server {
                 let _ = told.send(line);
             }
         });
-        let line = line
-            .recv_timeout(Duration::from_secs(60))
-            .unwrap_or_else(|_| panic!("it never said that it listens"));
-        let scheme = if self.setup.tls { "https" } else { "http" };
-        let address = line.strip_prefix(&format!("gantry listening on {scheme}://"));
-        self.address =
-            address.and_then(|text| text.parse().ok()).unwrap_or_else(|| panic!("it said {line:?}"));
+        line
     }
 
     /// `kill -9`.
