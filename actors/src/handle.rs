@@ -144,8 +144,7 @@ impl EngineHandle {
 
     /// A job with its parts, as it is now.
     pub fn task(&self, id: JobId) -> Option<TaskView> {
-        let board = &self.shared.board;
-        TaskView::one(&board.entries(), &board.waits(), id)
+        TaskView::one(&self.shared.board, id)
     }
 
     /// All jobs that are no other job's part, oldest first, each with its parts.
