@@ -11,7 +11,7 @@
 //! otherwise readers could keep a writer waiting for ever.
 
 use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, BTreeSet, BinaryHeap, HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -93,6 +93,14 @@ struct Member {
     standing: Standing,
     /// Whether its claims are taken: from its first activity until it leaves.
     holds: bool,
+    /// Whether others wait behind its claims although it waits itself.
+    blocks: bool,
+}
+
+impl Member {
+    fn waits(&self) -> bool {
+        matches!(self.standing, Standing::Waiting { .. })
+    }
 }
 
 /// The members of the queue and of those who have passed it.
@@ -103,6 +111,11 @@ pub(crate) struct Admission {
     active: Counts,
     /// Ids of members that wait.
     queue: Vec<JobId>,
+    /// Those of them that wait for a time, by that.
+    later: BTreeSet<(Duration, JobId)>,
+    /// Nobody who waits can begin, as long as nothing is given back, no limit changes, and nobody is due: so that
+    /// many may come and go in a long queue and nobody looks through it.
+    stuck: bool,
     /// When each owner who waits or is active last got a place, or had one.
     served: HashMap<Option<String>, Duration>,
     /// Owners of jobs that have given a place away since the queue was last looked at.
@@ -149,23 +162,34 @@ fn decrease<K: std::hash::Hash + Eq>(counts: &mut HashMap<K, u32>, key: &K) {
 
 /// Claims that stand in the way: those that are held, and those of jobs that wait for one of them.
 #[derive(Debug, Default)]
-struct Claimed<'a>(HashMap<&'a str, Vec<(JobId, ClaimMode)>>);
+struct Claimed<'a>(HashMap<&'a str, Claimants>);
+
+/// Of those who have claimed a thing, the first, and the first who wants it for himself.
+#[derive(Debug)]
+struct Claimants {
+    any: JobId,
+    exclusive: Option<JobId>,
+}
 
 impl<'a> Claimed<'a> {
     fn add(&mut self, id: JobId, claims: &'a [Claim]) {
         for claim in claims {
-            self.0.entry(&claim.resource).or_default().push((id, claim.mode));
+            let claimants = self.0.entry(&claim.resource).or_insert(Claimants { any: id, exclusive: None });
+            if claim.mode == ClaimMode::Exclusive {
+                claimants.exclusive.get_or_insert(id);
+            }
         }
     }
 
-    fn in_the_way(&self, id: JobId, claims: &'a [Claim]) -> Option<(&'a str, JobId)> {
+    /// What of these somebody else has, and who. The claims of whoever asks must not be among them.
+    fn in_the_way(&self, claims: &'a [Claim]) -> Option<(&'a str, JobId)> {
         claims.iter().find_map(|claim| {
-            let others = self.0.get(claim.resource.as_str())?;
-            let exclusive = claim.mode == ClaimMode::Exclusive;
-            let (holder, _) = others
-                .iter()
-                .find(|(holder, mode)| *holder != id && (exclusive || *mode == ClaimMode::Exclusive))?;
-            Some((claim.resource.as_str(), *holder))
+            let claimants = self.0.get(claim.resource.as_str())?;
+            let holder = match claim.mode {
+                ClaimMode::Exclusive => claimants.any,
+                ClaimMode::Shared => claimants.exclusive?,
+            };
+            Some((claim.resource.as_str(), holder))
         })
     }
 }
@@ -176,6 +200,7 @@ impl Admission {
     }
 
     pub(crate) fn set_limits(&mut self, limits: AdmissionLimits) {
+        self.stuck &= self.limits == limits;
         self.limits = limits;
     }
 
@@ -187,30 +212,37 @@ impl Admission {
             None => false,
         };
         let standing = Standing::Waiting { since: now, not_before };
+        let mut member = Member { needs, standing, holds, blocks: false };
+        if not_before > now {
+            self.later.insert((not_before, id));
+        } else if self.stuck && self.limit(&member.needs, &self.active).is_none() {
+            let mut claimed = Claimed::default();
+            for (id, member) in self.members.iter().filter(|(_, member)| member.holds) {
+                claimed.add(*id, &member.needs.claims);
+            }
+            member.blocks = !holds && claimed.in_the_way(&member.needs.claims).is_some();
+            self.stuck = member.blocks;
+        }
         self.queue.push(id);
-        self.members.insert(id, Member { needs, standing, holds });
+        self.members.insert(id, member);
     }
 
     /// A job is active without having waited: it was at work before this table was made.
     pub(crate) fn occupy(&mut self, id: JobId, needs: Needs) {
         self.leave(id);
         self.active.add(&needs);
-        self.members.insert(id, Member { needs, standing: Standing::Active, holds: true });
+        self.members.insert(id, Member { needs, standing: Standing::Active, holds: true, blocks: false });
     }
 
     /// A job gives its place away, and keeps its claims if it has taken them.
     pub(crate) fn park(&mut self, id: JobId) {
-        let Some(member) = self.members.get_mut(&id) else { return };
-        match member.standing {
-            Standing::Active => {
-                self.active.remove(&member.needs);
-                self.left.push(member.needs.owner.clone());
-            }
-            Standing::Waiting { .. } => self.queue.retain(|other| *other != id),
-            Standing::Parked => {}
-        }
+        let Some(mut member) = self.members.remove(&id) else { return };
+        self.stand_down(id, &member);
         member.standing = Standing::Parked;
-        if !member.holds {
+        member.blocks = false;
+        let holds = member.holds;
+        self.members.insert(id, member);
+        if !holds {
             self.members.remove(&id);
         }
     }
@@ -218,29 +250,43 @@ impl Admission {
     /// A job at work has no place, but what it has claimed.
     pub(crate) fn occupy_parked(&mut self, id: JobId, needs: Needs) {
         self.leave(id);
-        self.members.insert(id, Member { needs, standing: Standing::Parked, holds: true });
+        self.members.insert(id, Member { needs, standing: Standing::Parked, holds: true, blocks: false });
     }
 
     /// A job needs nothing any more.
     pub(crate) fn leave(&mut self, id: JobId) {
         let Some(member) = self.members.remove(&id) else { return };
+        self.stand_down(id, &member);
+        self.stuck &= !member.holds || member.needs.claims.is_empty();
+        // Owners who have gone are forgotten now and then.
+        if self.served.len() > 2 * self.members.len() {
+            let owners: HashSet<_> = self.members.values().map(|member| &member.needs.owner).collect();
+            self.served.retain(|owner, _| owners.contains(owner));
+        }
+    }
+
+    /// Gives back the place in the limits or in the queue.
+    fn stand_down(&mut self, id: JobId, member: &Member) {
         match member.standing {
             Standing::Active => {
                 self.active.remove(&member.needs);
                 self.left.push(member.needs.owner.clone());
+                self.stuck = false;
             }
-            Standing::Waiting { .. } => self.queue.retain(|other| *other != id),
+            Standing::Waiting { not_before, .. } => {
+                self.queue.retain(|other| *other != id);
+                self.later.remove(&(not_before, id));
+                self.stuck &= !member.blocks;
+            }
             Standing::Parked => {}
-        }
-        if self.members.is_empty() {
-            self.served.clear();
-            self.left.clear();
         }
     }
 
     pub(crate) fn set_priority(&mut self, id: JobId, priority: i32) {
         if let Some(member) = self.members.get_mut(&id) {
             member.needs.priority = priority;
+            // Before others it may wait for a claim that they have waited for.
+            self.stuck = false;
         }
     }
 
@@ -249,20 +295,32 @@ impl Admission {
         self.members.get(&id).is_some_and(|member| member.standing == Standing::Active)
     }
 
-    /// Whether anybody waits.
-    pub(crate) fn has_queue(&self) -> bool {
-        !self.queue.is_empty()
+    /// How many wait.
+    pub(crate) fn waiting(&self) -> usize {
+        self.queue.len()
     }
 
     /// Gives places to all who may have one now. Answers them in order.
     pub(crate) fn admit(&mut self, now: Duration) -> Vec<JobId> {
         // Whoever has just had a place has gone without for no time, however long ago he got it.
         self.served.extend(self.left.drain(..).map(|owner| (owner, now)));
-        if self.queue.is_empty() {
+        while let Some((due, id)) = self.later.first().copied().filter(|(due, _)| *due <= now) {
+            self.later.remove(&(due, id));
+            self.stuck = false;
+        }
+        if self.stuck || self.queue.is_empty() || reached(self.limits.concurrent, self.active.all) {
             return Vec::new();
         }
-        let due: Vec<JobId> =
-            self.look(now).into_iter().filter_map(|(id, held_up)| held_up.is_none().then_some(id)).collect();
+        let mut due = Vec::new();
+        for (id, held_up) in self.look(now) {
+            if held_up.is_none() {
+                due.push(id);
+            }
+            if let Some(member) = self.members.get_mut(&id) {
+                member.blocks = matches!(held_up, Some(WaitReason::Claim { .. }));
+            }
+        }
+        self.stuck = true;
         for id in &due {
             let Some(member) = self.members.get_mut(id) else { continue };
             member.standing = Standing::Active;
@@ -270,7 +328,8 @@ impl Admission {
             self.active.add(&member.needs);
             self.served.insert(member.needs.owner.clone(), now);
         }
-        self.queue.retain(|id| !due.contains(id));
+        let members = &self.members;
+        self.queue.retain(|id| members.get(id).is_some_and(Member::waits));
         due
     }
 
@@ -284,11 +343,7 @@ impl Admission {
 
     /// When the next job that tries again later is due.
     pub(crate) fn next_due(&self, now: Duration) -> Option<Duration> {
-        let due = |id: &JobId| match self.members.get(id)?.standing {
-            Standing::Waiting { not_before, .. } if not_before > now => Some(not_before),
-            _ => None,
-        };
-        self.queue.iter().filter_map(due).min()
+        self.later.iter().map(|(due, _)| *due).find(|due| *due > now)
     }
 
     /// Goes through the queue in order and says of each what holds it up, as if those before it that nothing
@@ -302,7 +357,7 @@ impl Admission {
         let mut seen = Vec::with_capacity(self.queue.len());
         for id in self.order(now) {
             let Some(member) = self.members.get(&id) else { continue };
-            let held_up = self.held_up(id, member, &counts, &claimed, now);
+            let held_up = self.held_up(member, &counts, &claimed, now);
             match held_up {
                 None => {
                     counts.add(&member.needs);
@@ -318,7 +373,6 @@ impl Admission {
 
     fn held_up(
         &self,
-        id: JobId,
         member: &Member,
         counts: &Counts,
         claimed: &Claimed<'_>,
@@ -332,11 +386,15 @@ impl Admission {
         let needs = &member.needs;
         // Those that wait for what it holds stand behind it, wherever they are in the queue.
         if !member.holds
-            && let Some((resource, holder)) = claimed.in_the_way(id, &needs.claims)
+            && let Some((resource, holder)) = claimed.in_the_way(&needs.claims)
         {
             return Some(WaitReason::Claim { resource: resource.into(), holder });
         }
-        let reached = |limit: u32, count: u32| limit > 0 && count >= limit;
+        self.limit(needs, counts)
+    }
+
+    /// The limit that holds up a job that needs these, when so many are active.
+    fn limit(&self, needs: &Needs, counts: &Counts) -> Option<WaitReason> {
         let limit = |scope: &str, limit: u32| Some(WaitReason::Limit { scope: scope.into(), limit });
         if reached(self.limits.concurrent, counts.all) {
             return limit("all", self.limits.concurrent);
@@ -354,20 +412,18 @@ impl Admission {
     /// The queue in the order in which it is looked at.
     fn order(&self, now: Duration) -> Vec<JobId> {
         /// One owner's jobs, best last, so that the next is popped.
-        struct Line<'a> {
-            owner: &'a Option<String>,
+        struct Line {
             jobs: Vec<(i64, Reverse<Duration>, Reverse<JobId>)>,
             active: u32,
             last_served: Option<Duration>,
         }
-        let mut lines: BTreeMap<&Option<String>, Line<'_>> = BTreeMap::new();
+        let mut lines: BTreeMap<&Option<String>, Line> = BTreeMap::new();
         for id in &self.queue {
             let Some(Member { needs, standing: Standing::Waiting { since, .. }, .. }) = self.members.get(id)
             else {
                 continue;
             };
             let line = lines.entry(&needs.owner).or_insert_with(|| Line {
-                owner: &needs.owner,
                 jobs: Vec::new(),
                 active: self.active.of_owner(&needs.owner),
                 last_served: self.served.get(&needs.owner).copied(),
@@ -375,29 +431,36 @@ impl Admission {
             let score = i64::from(needs.priority) + aged(now.saturating_sub(*since));
             line.jobs.push((score, Reverse(*since), Reverse(*id)));
         }
-        let mut lines: Vec<Line<'_>> = lines.into_values().collect();
+        let mut lines: Vec<Line> = lines.into_values().collect();
         lines.iter_mut().for_each(|line| line.jobs.sort_unstable());
+        let weigh = |line: &Line| {
+            let (_, Reverse(since), Reverse(id)) = line.jobs.last()?;
+            let priority = self.members.get(id)?.needs.priority;
+            let neglected_since = line.last_served.map_or(*since, |served| served.max(*since));
+            let score = i64::from(priority) + aged(now.saturating_sub(neglected_since));
+            // Of two who have gone without for equally long, he is first who has had no turn yet.
+            let turn = (Reverse(neglected_since), Reverse(line.last_served));
+            Some((score, Reverse(line.active), turn, Reverse(*since), Reverse(*id)))
+        };
         let mut order = Vec::with_capacity(self.queue.len());
-        loop {
-            let weigh = |line: &Line<'_>| {
-                let (_, Reverse(since), Reverse(id)) = line.jobs.last()?;
-                let priority = self.members.get(id)?.needs.priority;
-                let neglected_since = line.last_served.map_or(*since, |served| served.max(*since));
-                let score = i64::from(priority) + aged(now.saturating_sub(neglected_since));
-                Some((score, Reverse(line.active), Reverse(neglected_since), Reverse(*since), Reverse(*id)))
-            };
-            let best =
-                lines.iter_mut().filter_map(|line| Some((weigh(line)?, line))).max_by(|a, b| a.0.cmp(&b.0));
-            let Some((_, line)) = best else { return order };
-            debug_assert!(self.queue.len() > order.len(), "{:?} waits more often than once", line.owner);
+        let mut best: BinaryHeap<_> =
+            lines.iter().enumerate().filter_map(|(place, line)| Some((weigh(line)?, place))).collect();
+        while let Some((_, place)) = best.pop() {
+            let Some(line) = lines.get_mut(place) else { break };
             if let Some((_, _, Reverse(id))) = line.jobs.pop() {
                 order.push(id);
             }
             // As if it had begun.
             line.active += 1;
             line.last_served = Some(now);
+            best.extend(weigh(line).map(|weight| (weight, place)));
         }
+        order
     }
+}
+
+fn reached(limit: u32, count: u32) -> bool {
+    limit > 0 && count >= limit
 }
 
 fn aged(waited: Duration) -> i64 {

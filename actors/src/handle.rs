@@ -143,8 +143,7 @@ impl EngineHandle {
 
     /// A job with its parts, as it is now.
     pub fn task(&self, id: JobId) -> Option<TaskView> {
-        let board = &self.shared.board;
-        TaskView::one(&board.entries(), &board.waits(), id)
+        TaskView::one(&self.shared.board, id)
     }
 
     /// All jobs that are no other job's part, oldest first, each with its parts.
@@ -308,6 +307,8 @@ impl EngineHandle {
         let done = |backlog: &Backlog| backlog.unfinished == 0;
         let mut stopped = 0;
         if timeout(deadline, backlog.wait_for(done)).await.is_err() {
+            // A supervisor that dies with the message in its mailbox is rebuilt, and finds it here.
+            self.shared.begin_stopping();
             if let Ok(transfers) = self.transfers().await {
                 stopped = transfers.send(StopAll).await.unwrap_or_default();
             }

@@ -29,6 +29,9 @@ pub struct JobId(u128);
 pub struct BadJobId;
 
 impl JobId {
+    pub(crate) const LEAST: Self = Self(0);
+    pub(crate) const GREATEST: Self = Self(u128::MAX);
+
     /// When the job was made, in Unix milliseconds.
     pub fn created_ms(self) -> u64 {
         u64::try_from(self.0 / (SEQUENCE_SPAN * RANDOM_SPAN)).unwrap_or(u64::MAX)

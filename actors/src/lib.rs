@@ -37,6 +37,9 @@ mod transfers;
 mod view;
 mod work;
 
+#[cfg(test)]
+mod model_tests;
+
 pub use admission::{AdmissionLimits, WaitReason, Waiting};
 pub use bandwidth::BandwidthLimits;
 pub use config::{Clock, EngineConfig};

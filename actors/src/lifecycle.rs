@@ -4,8 +4,9 @@
 //!            ┌──── retry, no place left, after a restart ────────┐
 //!            v                                                   │
 //!  submit → Queued ──→ Running ⇄ Detached (client gone)          │
-//!            ⇅           ⇅          ⇅                            │
-//!            └───────→ Paused    Recovering (server stopped) ────┘
+//!            ⇅ ⇅         ⇅          ⇅ ⇅                          │
+//!            │ └───────→ Paused ⇄ Recovering (server stopped) ───┤
+//!            └───────→ Detached (gone while it waits) ───────────┘
 //!
 //!            all five above → Success, Failure, Aborted, Interrupted
 //! ```
@@ -161,7 +162,7 @@ pub fn transition(from: JobState, to: JobState) -> Result<JobState, IllegalTrans
     let allowed = match from {
         ended if ended.is_ended() => false,
         _ if to.is_ended() => true,
-        Queued => matches!(to, Running | Paused | Recovering),
+        Queued => matches!(to, Running | Detached | Paused | Recovering),
         Running => matches!(to, Queued | Detached | Paused | Recovering),
         Detached => matches!(to, Queued | Running | Paused | Recovering),
         Paused => matches!(to, Queued | Running | Detached | Recovering),
@@ -178,7 +179,7 @@ mod tests {
     /// One row a state, one column a target in the order of `JobState::ALL`; `x` where a step exists.
     const TABLE: [(JobState, &str); 9] = [
         //                          Q R D P C I S F A
-        (JobState::Queued, "        . x . x x x x x x"),
+        (JobState::Queued, "        . x x x x x x x x"),
         (JobState::Running, "       x . x x x x x x x"),
         (JobState::Detached, "      x x . x x x x x x"),
         (JobState::Paused, "        x x x . x x x x x"),

@@ -4,7 +4,7 @@
 //! (its client left, it has ended) is put here first and announced second, so that a supervisor that was
 //! rebuilt meanwhile finds it by looking.
 
-use std::sync::atomic::{AtomicBool, AtomicU8, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU8, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -60,6 +60,12 @@ pub(crate) struct Live {
     checkpoint: Mutex<Option<Value>>,
     /// Whether an attempt's task was started and its end has not been dealt with.
     begun: AtomicBool,
+    /// Epoch of the last attempt.
+    epoch: AtomicU64,
+    /// Whether the attempt has had a place.
+    held: AtomicBool,
+    /// When the next attempt is due, after one has failed.
+    due: Mutex<Duration>,
     /// How the attempt's task ended.
     end: Mutex<Option<JobEnd>>,
     /// Whether a nudge is on its way to the supervisor: at most one per job.
@@ -90,6 +96,9 @@ impl Live {
             presence: AtomicU8::new(0),
             checkpoint: Mutex::new(None),
             begun: AtomicBool::new(false),
+            epoch: AtomicU64::new(0),
+            held: AtomicBool::new(false),
+            due: Mutex::new(Duration::ZERO),
             end: Mutex::new(None),
             nudged: AtomicBool::new(false),
             gate: watch::Sender::new(false),
@@ -130,8 +139,9 @@ impl Live {
     }
 
     /// What the next attempt has to do; `None` when there can be no other.
-    pub(crate) fn begin_attempt(&self) -> Option<Launch> {
+    pub(crate) fn begin_attempt(&self, epoch: u64) -> Option<Launch> {
         let launch = lock(&self.work).launch()?;
+        self.epoch.store(epoch, Ordering::Release);
         self.begun.store(true, Ordering::Release);
         self.launched.send_replace(true);
         Some(launch)
@@ -141,9 +151,31 @@ impl Live {
         self.begun.load(Ordering::Acquire)
     }
 
-    /// The attempt is over and another one will come.
-    pub(crate) fn rest(&self) {
+    /// Epoch of the last attempt that was begun here.
+    pub(crate) fn epoch(&self) -> u64 {
+        self.epoch.load(Ordering::Acquire)
+    }
+
+    /// Whether there is work for another attempt.
+    pub(crate) fn can_begin(&self) -> bool {
+        lock(&self.work).is_left()
+    }
+
+    /// Whether the present attempt has had a place, and with it what the job claims.
+    pub(crate) fn holds(&self) -> bool {
+        self.held.load(Ordering::Acquire)
+    }
+
+    /// When the next attempt is due, as far as one was put off.
+    pub(crate) fn due(&self) -> Duration {
+        *lock(&self.due)
+    }
+
+    /// The attempt is over and another one will come, not before `due` on the engine's clock.
+    pub(crate) fn rest(&self, due: Duration) {
         *lock(&self.end) = None;
+        *lock(&self.due) = due;
+        self.held.store(false, Ordering::Release);
         self.begun.store(false, Ordering::Release);
         self.swap_presence(JobState::Running);
         self.progress.restart();
@@ -157,12 +189,21 @@ impl Live {
         lock(&self.end).clone()
     }
 
-    pub(crate) fn take_checkpoint(&self) -> Option<Value> {
-        lock(&self.checkpoint).take()
+    /// From where the job has last said that it could go on. It stays here, for a supervisor that has to be told
+    /// again.
+    pub(crate) fn checkpoint(&self) -> Option<Value> {
+        lock(&self.checkpoint).clone()
     }
 
     pub(crate) fn set_gate(&self, open: bool) {
+        if open {
+            self.held.store(true, Ordering::Release);
+        }
         self.gate.send_if_modified(|now| std::mem::replace(now, open) != open);
+    }
+
+    pub(crate) fn is_open(&self) -> bool {
+        *self.gate.borrow()
     }
 
     pub(crate) fn gate(&self) -> watch::Receiver<bool> {

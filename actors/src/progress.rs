@@ -209,6 +209,11 @@ impl Meter {
             self.touched = touched;
             self.moved_at = elapsed;
         }
+        if self.samples.back().is_some_and(|(_, before)| written < *before) {
+            // Another attempt has begun; what the one before wrote is no part of its rate.
+            self.samples.clear();
+            self.samples.push_back((elapsed, written));
+        }
         self.samples.push_back((elapsed, written));
         let begin = elapsed.saturating_sub(self.window);
         while self.samples.len() > 2

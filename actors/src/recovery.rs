@@ -1,6 +1,6 @@
 //! What a supervisor that starts finds: the journal's records, and the jobs that are still at work.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use futures_util::stream::{self, StreamExt};
@@ -12,7 +12,7 @@ use crate::lifecycle::JobState;
 use crate::live::{Live, Making};
 use crate::outcome::{JobEnd, reason};
 use crate::record::{FinalProgress, JobRecord};
-use crate::shared::{RecoverReport, Shared};
+use crate::shared::{RecoverReport, Shared, TaskChange};
 use crate::work::Resumption;
 
 /// Writes that recovery has under way at once, so that a journal can put several into one commit.
@@ -64,6 +64,14 @@ pub(crate) async fn read_back(
     let keep = shared.config.keep;
     let ended = shared.journal_call("load ended jobs", |j| j.load_ended(keep)).await?;
     report.kept = ended.len();
+
+    // What the supervisor before had the journal forget, and was not told of.
+    let forgotten = shared.board.take_forgetting();
+    let there: BTreeSet<JobId> = unfinished.iter().chain(&ended).map(|record| record.id).collect();
+    for id in forgotten.difference(&there) {
+        shared.board.remove(*id);
+        shared.announce(TaskChange::Removed(*id));
+    }
 
     let code = if first { reason::SERVER_RESTARTED } else { reason::SUPERVISOR_RESTARTED };
     let resume = |record: &JobRecord| if first { revive(shared, record) } else { None };
@@ -127,6 +135,14 @@ fn reconcile(
                     Verdict::Newer(shown, Some(live))
                 } else {
                     Verdict::Known(Arc::new(record), Some(live))
+                }
+            }
+            // It was left to the next server.
+            Some(Entry { record: shown, live: None }) if !record.state.is_ended() => {
+                if (shown.epoch, shown.updated_ms) > (record.epoch, record.updated_ms) {
+                    Verdict::Newer(shown, None)
+                } else {
+                    Verdict::Known(Arc::new(record), None)
                 }
             }
             // Its end is written; its ticket has to be told.

@@ -40,12 +40,27 @@ impl Default for RetryPolicy {
 
 /// A number that nobody can foresee; it need not be good.
 pub(crate) fn chance() -> u64 {
+    #[cfg(test)]
+    if let Some(foreseen) = tests::FORESEEN.get() {
+        tests::foresee(foreseen);
+        return foreseen;
+    }
     RandomState::new().build_hasher().finish()
 }
 
 #[cfg(test)]
-mod tests {
+pub(crate) mod tests {
     use super::*;
+
+    thread_local! {
+        pub(super) static FORESEEN: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+    }
+
+    /// From now on chance is the same each time, on this thread.
+    pub(crate) fn foresee(seed: u64) {
+        let next = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        FORESEEN.set(Some(next));
+    }
 
     #[test]
     fn waits_double_up_to_a_limit_and_end() {

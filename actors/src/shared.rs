@@ -91,6 +91,8 @@ pub(crate) struct Shared {
     /// Journal writes under way; a supervisor that is rebuilt waits for those of the one before.
     pub(crate) writes: TaskTracker,
     draining: AtomicBool,
+    /// The time for draining is over: whatever is at work, or begins yet, is told to stop.
+    stopping: AtomicBool,
     begun: Instant,
 }
 
@@ -117,6 +119,7 @@ impl Shared {
             recovered: OnceLock::new(),
             writes: TaskTracker::new(),
             draining: AtomicBool::new(false),
+            stopping: AtomicBool::new(false),
             begun: Instant::now(),
         })
     }
@@ -132,6 +135,14 @@ impl Shared {
 
     pub(crate) fn is_draining(&self) -> bool {
         self.draining.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn is_stopping(&self) -> bool {
+        self.stopping.load(Ordering::SeqCst)
+    }
+
+    pub(crate) fn begin_stopping(&self) {
+        self.stopping.store(true, Ordering::SeqCst);
     }
 
     pub(crate) fn begin_draining(&self) {

@@ -6,7 +6,7 @@
 //! record is written, and only a written one takes effect. For each job at most one write is under way; facts that
 //! come meanwhile are looked at when it is done, so nothing queues up.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -41,8 +41,8 @@ pub(crate) enum Effect {
     Answer(JobId),
     /// Start the job's task.
     Launch(JobId),
-    /// The attempt is over and another one will come: forget its end.
-    Rest(JobId),
+    /// The attempt is over and another one will come, not before then: forget its end.
+    Rest(JobId, Duration),
     /// Let the job's bytes move, or hold them.
     Gate(JobId, bool),
     /// Tell the job to stop, because somebody asked for its abort.
@@ -90,6 +90,8 @@ pub(crate) enum Unfit {
     StillRunning,
     /// It is at work, and that would need one that waits.
     AtWork,
+    /// It is left to the next server.
+    Left,
 }
 
 /// The end of an attempt, and how far it came.
@@ -100,13 +102,6 @@ pub(crate) struct Ending {
     /// From where the next attempt can go on.
     pub(crate) checkpoint: Option<Value>,
     pub(crate) next: Next,
-}
-
-impl Ending {
-    /// Of a job that has not begun.
-    fn before_the_beginning(end: JobEnd, next: Next) -> Self {
-        Self { end, progress: FinalProgress::default(), checkpoint: None, next }
-    }
 }
 
 /// What follows the end of an attempt.
@@ -149,10 +144,20 @@ pub(crate) struct Known {
 
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Here {
+    /// The next server can go on with it.
+    pub(crate) goes_on: bool,
     /// Its task has been started.
     pub(crate) begun: bool,
+    /// That task has had a place, and with it what the job claims.
+    pub(crate) holds: bool,
+    /// Its gate is open.
+    pub(crate) open: bool,
     /// Where it says that it is.
     pub(crate) presence: JobState,
+    /// How far it has come.
+    pub(crate) progress: FinalProgress,
+    /// When its next attempt is due, if it waits for one.
+    pub(crate) due: Duration,
 }
 
 #[derive(Debug)]
@@ -173,6 +178,8 @@ struct Cell {
     open: bool,
     /// The job has been told to stop.
     stopping: bool,
+    /// The next server can go on with it.
+    goes_on: bool,
     /// The next server goes on; there is nothing of it here any more.
     suspended: bool,
     // What was wished and said.
@@ -181,8 +188,14 @@ struct Cell {
     control: Option<Control>,
     checkpoint: Option<Value>,
     ending: Option<Ending>,
-    /// When the next attempt is due.
+    /// When the next attempt is due, while that is being written.
     again_at: Option<Duration>,
+    /// It does not begin before.
+    due: Duration,
+    /// How far the attempts before have come.
+    progress: FinalProgress,
+    /// Number of the last write that was begun.
+    writes: u64,
     forget: bool,
 }
 
@@ -198,14 +211,38 @@ impl Cell {
             begun: false,
             open: false,
             stopping: false,
+            goes_on: false,
             suspended: false,
             presence: JobState::Running,
             control: None,
             checkpoint: None,
             ending: None,
             again_at: None,
+            due: Duration::ZERO,
+            progress: FinalProgress::default(),
+            writes: 0,
             forget: false,
         }
+    }
+
+    /// Begins a write. The caller has seen that none is under way.
+    fn save(&mut self, record: Arc<JobRecord>) -> Effect {
+        self.writes += 1;
+        self.saving = Some(Arc::clone(&record));
+        Effect::Save(record)
+    }
+
+    /// Ends it although no attempt of it is at work.
+    fn end_at_rest(&mut self, end: JobEnd, next: Next) {
+        let progress = self.progress;
+        self.ending.get_or_insert(Ending { end, progress, checkpoint: None, next });
+    }
+
+    /// The same record, of which something will be different. Later than it, whatever the clock says: which of
+    /// two versions of one epoch is the newer is told by that.
+    fn successor(&self, now: Now) -> JobRecord {
+        let updated_ms = now.ms.max(self.record.updated_ms.saturating_add(1));
+        JobRecord { updated_ms, ..JobRecord::clone(&self.record) }
     }
 
     fn is_idle(&self) -> bool {
@@ -271,7 +308,7 @@ impl Cell {
         if state.is_none() && control.is_none() && checkpoint.is_none() {
             return None;
         }
-        let mut record = JobRecord { updated_ms: now.ms, ..JobRecord::clone(&self.record) };
+        let mut record = self.successor(now);
         if let Some(state) = state {
             record.state = state;
             if state == JobState::Running {
@@ -288,7 +325,7 @@ impl Cell {
     }
 
     fn record_of_ending(&mut self, ending: Ending, now: Now) -> JobRecord {
-        let mut record = JobRecord { updated_ms: now.ms, ..JobRecord::clone(&self.record) };
+        let mut record = self.successor(now);
         if let Some(control) = self.control.take() {
             record.spec.control = control;
         }
@@ -305,6 +342,9 @@ impl Cell {
             Next::Retry(delay) => {
                 self.again_at = Some(now.elapsed.saturating_add(delay));
                 self.begun = false;
+                // Where the attempt was says nothing of the next one.
+                self.presence = JobState::Running;
+                self.progress = ending.progress;
                 if let JobEnd::Failure(failure) = ending.end {
                     record.spec.control.last_failure = Some(failure);
                 }
@@ -319,7 +359,13 @@ impl Cell {
                     kept @ (JobState::Paused | JobState::Queued) => kept,
                     _ => JobState::Recovering,
                 };
-                JobRecord { state, ..record }
+                let mut attempt = record.attempt;
+                if let JobEnd::Failure(failure) = ending.end {
+                    // The next server is the next attempt.
+                    record.spec.control.last_failure = Some(failure);
+                    attempt += 1;
+                }
+                JobRecord { state, attempt, ..record }
             }
         }
     }
@@ -332,6 +378,10 @@ pub(crate) struct Table {
     limits: Limits,
     node: Option<String>,
     admission: Admission,
+    /// Those that this process has to bring to an end, and those of which the journal has an older version: kept,
+    /// because they are counted at every turn.
+    unfinished: BTreeSet<JobId>,
+    unsaved: BTreeSet<JobId>,
     /// No job begins any more.
     closed: bool,
 }
@@ -339,14 +389,16 @@ pub(crate) struct Table {
 impl Table {
     /// An empty table.
     pub(crate) fn empty(limits: Limits) -> Self {
-        Self::new(Vec::new(), limits, None, Now::default()).0
+        Self::new(Vec::new(), limits, None, false, Now::default()).0
     }
 
-    /// A table with the jobs of former runs, those that go on, and, after a rebuild, those at work.
+    /// A table with the jobs of former runs, those that go on, and, after a rebuild, those at work. `closed`: no
+    /// job begins.
     pub(crate) fn new(
         known: Vec<Known>,
         limits: Limits,
         node: Option<String>,
+        closed: bool,
         now: Now,
     ) -> (Self, Vec<Effect>) {
         let newest = known.iter().map(|known| known.record.id).max();
@@ -357,18 +409,24 @@ impl Table {
             limits,
             node,
             admission,
-            closed: false,
+            unfinished: BTreeSet::new(),
+            unsaved: BTreeSet::new(),
+            closed,
         };
         let mut here = Vec::new();
         for Known { record, unsaved, here: found } in known {
             let id = record.id;
             let mut cell = Cell { unsaved, ..Cell::new(record) };
             if let Some(found) = found.filter(|_| !cell.has_settled()) {
+                cell.goes_on = found.goes_on;
                 cell.begun = found.begun;
+                cell.open = found.open;
                 cell.presence = found.presence;
+                cell.progress = found.progress;
+                cell.due = found.due;
                 if cell.record.state == JobState::Running {
                     table.admission.occupy(id, cell.needs());
-                } else if found.begun {
+                } else if found.begun && found.holds {
                     table.admission.occupy_parked(id, cell.needs());
                 }
                 here.push(id);
@@ -376,6 +434,7 @@ impl Table {
                 cell.suspended = true;
             }
             table.cells.insert(id, cell);
+            table.count(id);
         }
         let mut effects: Vec<Effect> = here.iter().flat_map(|id| table.settle_in(*id, now)).collect();
         effects.extend(table.admit(now));
@@ -386,25 +445,45 @@ impl Table {
     }
 
     pub(crate) fn unfinished(&self) -> usize {
-        self.cells.values().filter(|cell| cell.is_unfinished()).count()
+        self.unfinished.len()
     }
 
     pub(crate) fn unsaved(&self) -> usize {
-        self.cells.values().filter(|cell| cell.unsaved).count()
+        self.unsaved.len()
     }
 
-    /// Whether everything that was wished of a job is written, or was refused by the journal.
-    pub(crate) fn is_settled(&self, id: JobId) -> bool {
-        self.cells.get(&id).is_none_or(Cell::is_idle)
+    /// Counts a job as what it is now.
+    fn count(&mut self, id: JobId) {
+        let cell = self.cells.get(&id);
+        for (set, counts) in [
+            (&mut self.unfinished, cell.is_some_and(Cell::is_unfinished)),
+            (&mut self.unsaved, cell.is_some_and(|cell| cell.unsaved)),
+        ] {
+            if counts {
+                set.insert(id)
+            } else {
+                set.remove(&id)
+            };
+        }
+    }
+
+    /// Number of the write under way for a job.
+    pub(crate) fn write_under_way(&self, id: JobId) -> Option<u64> {
+        self.cells.get(&id).filter(|cell| cell.saving.is_some()).map(|cell| cell.writes)
     }
 
     pub(crate) fn record(&self, id: JobId) -> Option<&Arc<JobRecord>> {
         self.cells.get(&id).map(|cell| &cell.record)
     }
 
+    /// How many jobs wait for a place.
+    pub(crate) fn waiting(&self) -> usize {
+        self.admission.waiting()
+    }
+
     /// How each job that waits stands.
     pub(crate) fn waits(&self, now: Now) -> Vec<(JobId, Waiting)> {
-        if self.admission.has_queue() { self.admission.waits(now.elapsed) } else { Vec::new() }
+        self.admission.waits(now.elapsed)
     }
 
     /// When something is due by time alone.
@@ -413,7 +492,8 @@ impl Table {
     }
 
     /// A job is asked for. If it need not wait, it is admitted in the same decision, and one write says both.
-    pub(crate) fn submit(&mut self, new: NewJob, now: Now) -> Result<Submitted, Refusal> {
+    /// `goes_on`: the next server can go on with it.
+    pub(crate) fn submit(&mut self, new: NewJob, goes_on: bool, now: Now) -> Result<Submitted, Refusal> {
         if let Some(same) = self.named_by_key(&new, now) {
             return same.map(Submitted::Same);
         }
@@ -424,7 +504,7 @@ impl Table {
         let durability = new.durability;
         let mut record = JobRecord::new(self.ids.next(now.ms), new, self.node.clone(), now.ms);
         let id = record.id;
-        let mut cell = Cell::new(Arc::new(record.clone()));
+        let mut cell = Cell { goes_on, ..Cell::new(Arc::new(record.clone())) };
         self.admission.offer(id, cell.needs(), now.elapsed, Duration::ZERO);
         // Others that wait may be let in by the same look; their turn is no different for it.
         let admitted = if self.closed { Vec::new() } else { self.admission.admit(now.elapsed) };
@@ -434,10 +514,11 @@ impl Table {
         }
         let record = Arc::new(record);
         cell.record = Arc::clone(&record);
-        cell.saving = Some(Arc::clone(&record));
+        let save = cell.save(record);
         cell.held = Some(durability);
-        let mut effects = vec![Effect::Save(record)];
+        let mut effects = vec![save];
         self.cells.insert(id, cell);
+        self.count(id);
         for other in admitted.into_iter().filter(|other| *other != id) {
             effects.extend(self.go_on(other, now));
         }
@@ -470,6 +551,7 @@ impl Table {
         if cell.held == Some(Durability::First) && !done {
             // Nothing has happened yet; the submission is refused.
             self.cells.remove(&id);
+            self.count(id);
             self.admission.leave(id);
             return self.admit(now);
         }
@@ -494,6 +576,7 @@ impl Table {
         if cell.suspended {
             effects.push(Effect::Suspend(id));
         }
+        self.count(id);
         let priority = record.spec.control.priority;
         if before.spec.control.priority != priority {
             self.admission.set_priority(id, priority);
@@ -527,12 +610,11 @@ impl Table {
         if let Some(due) = cell.again_at.take() {
             // The attempt is over: what it had claimed is free until the next.
             self.admission.leave(id);
-            effects.push(Effect::Rest(id));
-            if cell.wants_place() {
-                self.admission.offer(id, cell.needs(), now.elapsed, due);
-            }
-        } else if cell.wants_place() {
-            self.admission.offer(id, cell.needs(), now.elapsed, Duration::ZERO);
+            cell.due = due;
+            effects.push(Effect::Rest(id, due));
+        }
+        if cell.wants_place() {
+            self.admission.offer(id, cell.needs(), now.elapsed, cell.due);
         }
         effects
     }
@@ -600,8 +682,11 @@ impl Table {
         let cell = self.unended(id)?;
         cell.control().abort_requested_ms.get_or_insert(now.ms);
         if !cell.begun && !cell.ends() {
-            cell.ending.get_or_insert(Ending::before_the_beginning(JobEnd::Aborted, Next::Nothing));
+            // One that was left to the next server does not go on there.
+            cell.suspended = false;
+            cell.end_at_rest(JobEnd::Aborted, Next::Nothing);
         }
+        self.count(id);
         Ok(self.go_on(id, now))
     }
 
@@ -612,24 +697,24 @@ impl Table {
         failure: JobFailure,
         now: Now,
     ) -> Result<Vec<Effect>, Unfit> {
-        let cell = self.unended(id)?;
+        let cell = self.present(id)?;
         if cell.begun {
             return Err(Unfit::AtWork);
         }
-        cell.ending.get_or_insert(Ending::before_the_beginning(JobEnd::Failure(failure), Next::Nothing));
+        cell.end_at_rest(JobEnd::Failure(failure), Next::Nothing);
         Ok(self.go_on(id, now))
     }
 
     /// Somebody wants a job to rest, or to go on.
     pub(crate) fn pause(&mut self, id: JobId, paused: bool, now: Now) -> Result<Vec<Effect>, Unfit> {
-        let cell = self.unended(id)?;
+        let cell = self.present(id)?;
         cell.paused = paused;
         Ok(self.reconsider(id, now))
     }
 
     /// Somebody wishes a job to be different.
     pub(crate) fn adjust(&mut self, id: JobId, to: Adjustment, now: Now) -> Result<Vec<Effect>, Unfit> {
-        let cell = self.unended(id)?;
+        let cell = self.present(id)?;
         let control = cell.control();
         control.priority = to.priority.unwrap_or(control.priority);
         control.bandwidth = to.bandwidth.unwrap_or(control.bandwidth);
@@ -638,28 +723,28 @@ impl Table {
 
     fn unended(&mut self, id: JobId) -> Result<&mut Cell, Unfit> {
         let cell = self.cells.get_mut(&id).ok_or(Unfit::NotFound)?;
-        if cell.has_settled() || cell.ends() { Err(Unfit::Ended(cell.record.state)) } else { Ok(cell) }
+        let latest = cell.saving.as_ref().unwrap_or(&cell.record).state;
+        if latest.is_ended() || cell.has_settled() { Err(Unfit::Ended(latest)) } else { Ok(cell) }
     }
 
-    /// The server stops: no job begins any more. Those that wait go on with the next server, where `goes_on` says
-    /// so, or end. Answers also which jobs are at work and rest: there is no point in waiting for them.
-    pub(crate) fn close(&mut self, goes_on: impl Fn(JobId) -> bool, now: Now) -> (Vec<JobId>, Vec<Effect>) {
+    /// One that has not ended and is not left to the next server.
+    fn present(&mut self, id: JobId) -> Result<&mut Cell, Unfit> {
+        let cell = self.unended(id)?;
+        if cell.suspended { Err(Unfit::Left) } else { Ok(cell) }
+    }
+
+    /// The server stops: no job begins any more. Those that wait go on with the next server, where it can, or end.
+    /// Answers also which jobs are at work and rest: there is no point in waiting for them.
+    pub(crate) fn close(&mut self, now: Now) -> (Vec<JobId>, Vec<Effect>) {
         self.closed = true;
-        let (mut resting, mut waiting) = (Vec::new(), Vec::new());
-        for (id, cell) in self.cells.iter_mut().filter(|(_, cell)| cell.is_unfinished()) {
-            match (cell.begun, cell.record.state) {
-                // It has its place, and begins when that is written.
-                (false, _) if self.admission.is_active(*id) && !cell.paused => {}
-                (false, _) => {
-                    let next = if goes_on(*id) { Next::Suspend } else { Next::Nothing };
-                    cell.ending.get_or_insert(Ending::before_the_beginning(JobEnd::Interrupted, next));
-                    waiting.push(*id);
-                }
-                (true, JobState::Running) => {}
-                (true, _) => resting.push(*id),
+        let (mut resting, mut effects) = (Vec::new(), Vec::new());
+        for id in self.unfinished.clone() {
+            match self.cells.get(&id) {
+                Some(cell) if cell.begun && cell.record.state == JobState::Running => {}
+                Some(cell) if cell.begun => resting.push(id),
+                _ => effects.extend(self.go_on(id, now)),
             }
         }
-        let effects = waiting.into_iter().flat_map(|id| self.go_on(id, now)).collect();
         (resting, effects)
     }
 
@@ -697,6 +782,7 @@ impl Table {
             }
             if done {
                 self.cells.remove(id);
+                self.count(*id);
             }
         }
         if done { vec![Effect::Remove(ids)] } else { Vec::new() }
@@ -705,9 +791,11 @@ impl Table {
     /// From time to time: writes again what the journal refused, and lets go of what is too old.
     pub(crate) fn housekeep(&mut self, now: Now) -> Vec<Effect> {
         let mut effects = Vec::new();
-        for cell in self.cells.values_mut().filter(|cell| cell.unsaved && cell.is_idle()) {
-            cell.saving = Some(Arc::clone(&cell.record));
-            effects.push(Effect::Save(Arc::clone(&cell.record)));
+        for id in &self.unsaved {
+            if let Some(cell) = self.cells.get_mut(id).filter(|cell| cell.is_idle()) {
+                let again = Arc::clone(&cell.record);
+                effects.push(cell.save(again));
+            }
         }
         let max_age_ms = u64::try_from(self.limits.max_age.as_millis()).unwrap_or(u64::MAX);
         let ended_before = now.ms.saturating_sub(max_age_ms);
@@ -748,10 +836,15 @@ impl Table {
         if cell.suspended {
             return Vec::new();
         }
-        if let Some(record) = cell.next_record(self.admission.is_active(id), now) {
-            let record = Arc::new(record);
-            cell.saving = Some(Arc::clone(&record));
-            return vec![Effect::Save(record)];
+        let has_place = self.admission.is_active(id);
+        if self.closed && !cell.begun && (!has_place || cell.paused) {
+            let next = if cell.goes_on { Next::Suspend } else { Next::Nothing };
+            cell.end_at_rest(JobEnd::Interrupted, next);
+        }
+        if let Some(record) = cell.next_record(has_place, now) {
+            let save = cell.save(Arc::new(record));
+            self.count(id);
+            return vec![save];
         }
         // It agrees with its record. One that waits for somebody is there for him even without a place.
         let parked = cell.presence != JobState::Running && cell.record.state != JobState::Queued;

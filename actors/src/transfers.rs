@@ -8,7 +8,9 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use actix::{Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, WrapFuture};
+use actix::{
+    Actor, ActorContext, ActorFutureExt, AsyncContext, Context, Handler, Message, SpawnHandle, WrapFuture,
+};
 use tokio::sync::oneshot;
 
 use crate::board::Entry;
@@ -31,6 +33,11 @@ use crate::work::Work;
 
 /// Beat of the housekeeping: refused writes again, retention.
 const HOUSEKEEPING: Duration = Duration::from_secs(1);
+
+/// Share of the pause between two looks at the queue that each job in it adds.
+const LOOKING: Duration = Duration::from_micros(25);
+/// A queue that is looked at after each change.
+const FEW: u32 = 64;
 
 type Reply<T> = oneshot::Sender<Result<T, EngineError>>;
 
@@ -106,7 +113,15 @@ struct Erased {
 /// A submission on its way.
 struct Arriving {
     live: Arc<Live>,
-    reply: Reply<JobTicket>,
+    /// Whoever asked for it, and those who repeated that meanwhile.
+    replies: Vec<Reply<JobTicket>>,
+}
+
+/// Somebody who waits until what he ordered is durable.
+struct Ordered {
+    /// Number of the write that says it, if the job needs that many.
+    write: u64,
+    reply: Reply<()>,
 }
 
 /// Somebody who waits until these are gone.
@@ -122,10 +137,14 @@ pub(crate) struct Transfers {
     arriving: HashMap<JobId, Arriving>,
     forgetting: Vec<Forgetting>,
     /// Those who wait until what they ordered is durable.
-    ordering: HashMap<JobId, Vec<Reply<()>>>,
+    ordering: HashMap<JobId, Vec<Ordered>>,
     first: bool,
-    /// When the next timer goes off, if one is set.
-    alarm: Option<Duration>,
+    /// The timer for the next attempt, and when it goes off.
+    alarm: Option<(Duration, SpawnHandle)>,
+    /// When how those who wait stand was last published.
+    looked: Option<Duration>,
+    /// The timer for the next time.
+    looking: Option<SpawnHandle>,
     _death: DeathWatch,
 }
 
@@ -140,6 +159,8 @@ impl Transfers {
             ordering: HashMap::new(),
             first,
             alarm: None,
+            looked: None,
+            looking: None,
             _death: death,
         };
         transfers.start();
@@ -153,7 +174,7 @@ impl Transfers {
     fn take_over(&mut self, found: Vec<Found>, ctx: &mut Context<Self>) {
         let mut known = Vec::with_capacity(found.len());
         for Found { record, unsaved, live } in found {
-            let here = live.as_ref().map(|live| Here { begun: live.has_begun(), presence: live.presence() });
+            let here = live.as_ref().map(|live| self.find(live, &record));
             if live.is_some() {
                 self.shared.board.put(Entry { record: Arc::clone(&record), live });
             }
@@ -164,11 +185,15 @@ impl Transfers {
             known.push(Known { record, unsaved, here });
         }
         let node = self.shared.config.node.clone();
-        let (table, effects) = Table::new(known, limits(&self.shared), node, self.now());
+        let closed = self.shared.is_draining();
+        let (table, effects) = Table::new(known, limits(&self.shared), node, closed, self.now());
         self.table = table;
         self.carry_out(effects, ctx);
         if self.shared.is_draining() {
             self.close(ctx);
+        }
+        if self.shared.is_stopping() {
+            self.shared.board.lives().iter().for_each(|live| live.request_stop(StopCause::Drain));
         }
         // What was said to the supervisor before, or to nobody.
         for live in self.shared.board.lives() {
@@ -177,11 +202,30 @@ impl Transfers {
         self.publish_backlog();
     }
 
+    /// Brings a cell into agreement with its record, as far as the supervisor before has not come to it.
+    fn find(&self, live: &Live, record: &JobRecord) -> Here {
+        live.throttle.set_own(record.spec.control.bandwidth);
+        if live.has_begun() && live.epoch() < record.epoch {
+            // Its failure is dealt with: told again, it would be the next attempt's.
+            let delay = live.retry.delay_after(record.attempt.saturating_sub(1), retry::chance());
+            live.rest(self.shared.elapsed().saturating_add(delay.unwrap_or_default()));
+        }
+        Here {
+            goes_on: live.resumable,
+            begun: live.has_begun(),
+            holds: live.holds(),
+            open: live.is_open(),
+            presence: live.presence(),
+            progress: live.progress.last(false),
+            due: live.due(),
+        }
+    }
+
     /// Finds out what a job has to say.
     fn look(&mut self, live: &Live, ctx: &mut Context<Self>) {
         live.take_nudge();
         let now = self.now();
-        let checkpoint = live.take_checkpoint();
+        let checkpoint = live.checkpoint();
         let effects = match live.end() {
             Some(end) => {
                 let progress = live.progress.last(matches!(end, JobEnd::Success(_)));
@@ -196,20 +240,28 @@ impl Transfers {
     /// What follows the end of an attempt.
     fn next_of(&self, live: &Live, end: &JobEnd) -> Next {
         let attempt = self.table.record(live.id).map_or(u32::MAX, |record| record.attempt);
+        let draining = self.shared.is_draining();
         match end {
-            JobEnd::Interrupted if live.resumable && self.shared.is_draining() => Next::Suspend,
+            JobEnd::Interrupted if live.resumable && draining => Next::Suspend,
             JobEnd::Failure(failure) if failure.transient && live.stop_cause().is_none() => {
-                let delay = live.retry.delay_after(attempt, retry::chance());
-                delay.filter(|_| !self.shared.is_draining()).map_or(Next::Nothing, Next::Retry)
+                match live.retry.delay_after(attempt, retry::chance()) {
+                    Some(_) if draining && live.resumable => Next::Suspend,
+                    Some(delay) if !draining && live.can_begin() => Next::Retry(delay),
+                    _ => Next::Nothing,
+                }
             }
             _ => Next::Nothing,
         }
     }
 
+    fn live(&self, id: JobId) -> Option<Arc<Live>> {
+        let arriving = self.arriving.get(&id).map(|arriving| Arc::clone(&arriving.live));
+        arriving.or_else(|| self.shared.board.get(id).and_then(|entry| entry.live))
+    }
+
     fn close(&mut self, ctx: &mut Context<Self>) {
-        let board = &self.shared.board;
-        let goes_on = |id| board.get(id).and_then(|entry| entry.live).is_some_and(|live| live.resumable);
-        let (resting, effects) = self.table.close(goes_on, self.now());
+        let now = self.now();
+        let (resting, effects) = self.table.close(now);
         for id in resting {
             if let Some(live) = self.shared.board.get(id).and_then(|entry| entry.live) {
                 live.request_stop(StopCause::Drain);
@@ -228,6 +280,7 @@ impl Transfers {
                     self.shared.writes.spawn_on(report, &self.shared.jobs);
                 }
                 Effect::Erase(ids) => {
+                    self.shared.board.forget(&ids);
                     let (copy, transfers) = (ids.clone(), ctx.address());
                     let erasing = self.shared.journal_call("forget records", |journal| journal.forget(copy));
                     let report = async move { transfers.do_send(Erased { ids, result: erasing.await }) };
@@ -235,13 +288,15 @@ impl Transfers {
                 }
                 Effect::Show(record) => self.show(&record),
                 Effect::Answer(id) => {
-                    if let Some(Arriving { live, reply }) = self.arriving.remove(&id) {
-                        // Whoever asked may have left; it is a job all the same.
-                        let _ = reply.send(Ok(live.ticket()));
+                    if let Some(Arriving { live, replies }) = self.arriving.remove(&id) {
+                        for reply in replies {
+                            // Whoever asked may have left; it is a job all the same.
+                            let _ = reply.send(Ok(live.ticket()));
+                        }
                     }
                 }
                 Effect::Launch(id) => self.launch(id),
-                Effect::Rest(id) => self.with_live(id, Live::rest),
+                Effect::Rest(id, due) => self.with_live(id, |live| live.rest(due)),
                 Effect::Gate(id, open) => self.with_live(id, |live| live.set_gate(open)),
                 Effect::Stop(id) => self.with_live(id, |live| live.request_stop(StopCause::Abort)),
                 Effect::Throttle(id, rate) => self.with_live(id, |live| live.throttle.set_own(rate)),
@@ -255,15 +310,21 @@ impl Transfers {
             }
         }
         self.publish_backlog();
+        self.publish_waits(ctx);
         self.set_alarm(ctx);
     }
 
-    /// Answers those who ordered something of a job, once nothing of it is left to be written.
-    fn answer_orders(&mut self, id: JobId, error: Option<&JournalError>) {
-        if error.is_some() || self.table.is_settled(id) {
-            for reply in self.ordering.remove(&id).unwrap_or_default() {
-                let _ = reply.send(error.map_or(Ok(()), |error| Err(EngineError::Journal(error.clone()))));
-            }
+    /// Answers those whose orders were in the write that came back, or need none any more.
+    fn answer_orders(&mut self, id: JobId, written: u64, error: Option<&JournalError>) {
+        let Some(waiting) = self.ordering.remove(&id) else { return };
+        let idle = self.table.write_under_way(id).is_none();
+        let (done, left): (Vec<_>, Vec<_>) =
+            waiting.into_iter().partition(|ordered| idle || ordered.write <= written);
+        for Ordered { reply, .. } in done {
+            let _ = reply.send(error.map_or(Ok(()), |error| Err(EngineError::Journal(error.clone()))));
+        }
+        if !left.is_empty() {
+            self.ordering.insert(id, left);
         }
     }
 
@@ -271,15 +332,18 @@ impl Transfers {
     fn set_alarm(&mut self, ctx: &mut Context<Self>) {
         let now = self.now();
         let Some(due) = self.table.next_due(now) else { return };
-        if self.alarm.is_some_and(|alarm| alarm > now.elapsed && alarm <= due) {
-            return;
+        if let Some((alarm, timer)) = self.alarm {
+            if alarm <= due {
+                return;
+            }
+            ctx.cancel_future(timer);
         }
-        self.alarm = Some(due);
-        ctx.run_later(due.saturating_sub(now.elapsed), |this, ctx| {
+        let timer = ctx.run_later(due.saturating_sub(now.elapsed), |this, ctx| {
             this.alarm = None;
             let effects = this.table.wake(this.now());
             this.carry_out(effects, ctx);
         });
+        self.alarm = Some((due, timer));
     }
 
     fn with_live(&self, id: JobId, act: impl FnOnce(&Live)) {
@@ -289,16 +353,20 @@ impl Transfers {
     }
 
     fn show(&self, record: &Arc<JobRecord>) {
-        let arriving = self.arriving.get(&record.id).map(|arriving| Arc::clone(&arriving.live));
-        let live = arriving.or_else(|| self.shared.board.get(record.id).and_then(|entry| entry.live));
+        let live = self.live(record.id);
         self.shared.board.put(Entry { record: Arc::clone(record), live });
         self.shared.announce(TaskChange::Updated(record.id));
     }
 
     fn launch(&self, id: JobId) {
         let Some(Entry { record, live: Some(live) }) = self.shared.board.get(id) else { return };
-        match live.begin_attempt() {
-            Some(run) => runner::launch(&self.shared, live, &record, run),
+        match live.begin_attempt(record.epoch) {
+            Some(run) => {
+                if self.shared.is_stopping() {
+                    live.request_stop(StopCause::Drain);
+                }
+                runner::launch(&self.shared, live, &record, run);
+            }
             None => {
                 live.set_end(JobEnd::Failure(JobFailure::new(
                     "EngineError",
@@ -331,9 +399,28 @@ impl Transfers {
     fn publish_backlog(&self) {
         let now = Backlog { unfinished: self.table.unfinished(), unsaved: self.table.unsaved() };
         self.shared.backlog.send_if_modified(|backlog| std::mem::replace(backlog, now) != now);
-        let waits = self.table.waits(self.now());
-        if !waits.is_empty() || !self.shared.board.waits().is_empty() {
-            self.shared.board.set_waits(waits);
+    }
+
+    /// Publishes how those who wait stand: at once while they are few, and else so seldom that looking through
+    /// them takes a small share of the time.
+    fn publish_waits(&mut self, ctx: &mut Context<Self>) {
+        if self.looking.is_some() {
+            return;
+        }
+        let now = self.now();
+        let length = u32::try_from(self.table.waiting()).unwrap_or(u32::MAX);
+        let due = self.looked.map_or(Duration::ZERO, |looked| looked + LOOKING.saturating_mul(length));
+        if due <= now.elapsed || length <= FEW {
+            self.looked = Some(now.elapsed);
+            let waits = self.table.waits(now);
+            if !waits.is_empty() || !self.shared.board.waits().is_empty() {
+                self.shared.board.set_waits(waits);
+            }
+        } else {
+            self.looking = Some(ctx.run_later(due - now.elapsed, |this, ctx| {
+                this.looking = None;
+                this.publish_waits(ctx);
+            }));
         }
     }
 }
@@ -398,18 +485,24 @@ impl Handler<Submit> for Transfers {
             resumable: self.shared.resume.can_resume(&new.kind),
             presence: JobState::Running,
         };
-        match self.table.submit(new, self.now()) {
+        match self.table.submit(new, making.resumable, self.now()) {
             Ok(Submitted::New(id, effects)) => {
-                self.arriving.insert(id, Arriving { live: Live::new(id, making), reply });
+                self.arriving.insert(id, Arriving { live: Live::new(id, making), replies: vec![reply] });
                 self.carry_out(effects, ctx);
             }
             Ok(Submitted::Same(id)) => {
+                if let Some(arriving) = self.arriving.get_mut(&id) {
+                    // It is answered as the first one is.
+                    arriving.replies.retain(|reply| !reply.is_closed());
+                    arriving.replies.push(reply);
+                    return;
+                }
                 let entry = self.shared.board.get(id);
                 let ticket = entry.and_then(|entry| match entry.live {
                     Some(live) => Some(live.ticket()),
                     None => Some(JobTicket::of_ended(id, entry.record.end()?)),
                 });
-                // It has not been answered itself, and may be refused yet.
+                // One that is left to the next server has nothing here to wait for.
                 let _ = reply.send(ticket.ok_or(EngineError::Unavailable));
             }
             Err(Refusal::Busy { limit }) => {
@@ -426,6 +519,7 @@ impl Handler<Saved> for Transfers {
     type Result = ();
 
     fn handle(&mut self, Saved { id, result }: Saved, ctx: &mut Self::Context) {
+        let written = self.table.write_under_way(id).unwrap_or_default();
         let effects = self.table.saved(id, result.is_ok(), self.now());
         let error = result.err();
         if let Some(error) = &error {
@@ -433,11 +527,13 @@ impl Handler<Saved> for Transfers {
             if self.table.record(id).is_none()
                 && let Some(arriving) = self.arriving.remove(&id)
             {
-                let _ = arriving.reply.send(Err(EngineError::Journal(error.clone())));
+                for reply in arriving.replies {
+                    let _ = reply.send(Err(EngineError::Journal(error.clone())));
+                }
             }
         }
         self.carry_out(effects, ctx);
-        self.answer_orders(id, error.as_ref());
+        self.answer_orders(id, written, error.as_ref());
     }
 }
 
@@ -456,6 +552,7 @@ impl Handler<Order> for Transfers {
 
     fn handle(&mut self, Order { id, wish, reply }: Order, ctx: &mut Self::Context) {
         let now = self.now();
+        let before = self.table.write_under_way(id);
         let done = match wish {
             Wish::Abort => self.table.abort(id, now),
             Wish::Pause(paused) => self.table.pause(id, paused, now),
@@ -467,9 +564,16 @@ impl Handler<Order> for Transfers {
                 let _ = reply.send(Err(refusal(id, unfit)));
             }
             Ok(effects) => {
-                self.ordering.entry(id).or_default().push(reply);
+                match self.table.write_under_way(id) {
+                    // Nothing of it has to be written.
+                    None => drop(reply.send(Ok(()))),
+                    Some(write) => {
+                        // The one that was under way before does not say it.
+                        let write = if before == Some(write) { write + 1 } else { write };
+                        self.ordering.entry(id).or_default().push(Ordered { write, reply });
+                    }
+                }
                 self.carry_out(effects, ctx);
-                self.answer_orders(id, None);
             }
         }
     }
@@ -481,6 +585,7 @@ fn refusal(id: JobId, unfit: Unfit) -> EngineError {
         Unfit::Ended(state) => EngineError::NotRunning { id, state },
         Unfit::StillRunning => EngineError::StillRunning(id),
         Unfit::AtWork => EngineError::AtWork(id),
+        Unfit::Left => EngineError::Draining,
     }
 }
 
@@ -519,6 +624,7 @@ impl Handler<Erased> for Transfers {
     type Result = ();
 
     fn handle(&mut self, Erased { ids, result }: Erased, ctx: &mut Self::Context) {
+        self.shared.board.forgotten(&ids);
         let gone: BTreeSet<JobId> = ids.iter().copied().collect();
         let effects = self.table.erased(ids, result.is_ok());
         self.carry_out(effects, ctx);

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use serde_json::{Map, Value, json};
 
 use crate::admission::{WaitReason, Waiting};
-use crate::board::Entry;
+use crate::board::{Board, Entry};
 use crate::id::JobId;
 use crate::lifecycle::{JobState, TaskStatus};
 use crate::outcome::{JobEnd, JobFailure, reason};
@@ -76,10 +76,13 @@ impl TaskView {
     }
 
     /// One task with its parts, whether or not it is itself a part.
-    pub(crate) fn one(entries: &[Entry], waits: &HashMap<JobId, Waiting>, id: JobId) -> Option<Self> {
-        let queue = Queue::new(entries, waits);
-        let mut view = Self::of(entries.iter().find(|entry| entry.record.id == id)?, &queue);
-        view.adopt(&mut parts_by_parent(entries, &queue));
+    pub(crate) fn one(board: &Board, id: JobId) -> Option<Self> {
+        let (family, waits) = (board.family(id), board.waits());
+        // All others matter only to those who wait for them.
+        let waiting = family.iter().any(|entry| waits.contains_key(&entry.record.id));
+        let queue = Queue::new(if waiting { board.entries() } else { Vec::new() }.as_slice(), &waits);
+        let mut view = Self::of(family.first()?, &queue);
+        view.adopt(&mut parts_by_parent(&family, &queue));
         Some(view)
     }
 
@@ -163,7 +166,7 @@ impl TaskView {
                 }
                 WaitReason::Turn => "it is about to begin".into(),
             }),
-            (JobState::Queued, None) => Some("it is about to begin".into()),
+            (JobState::Queued, None) => Some("it waits for its turn".into()),
             _ => None,
         }
     }

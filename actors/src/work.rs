@@ -51,6 +51,11 @@ impl Work {
         Self(Doing::Gone)
     }
 
+    /// Whether another attempt can be made of it.
+    pub(crate) fn is_left(&self) -> bool {
+        !matches!(self.0, Doing::Gone)
+    }
+
     /// Takes the next attempt out.
     pub(crate) fn launch(&mut self) -> Option<Launch> {
         match std::mem::replace(&mut self.0, Doing::Gone) {
@@ -83,8 +88,8 @@ pub struct Resumption {
     pub retry: RetryPolicy,
     /// Longest time at work.
     pub timeout: Option<Duration>,
-    /// It waits for its client to come back: it is started at once, without a place, and is `recovering` until it
-    /// calls [`JobContext::set_running`].
+    /// It waits for its client to come back: it is started at once, without a place and without what it claims,
+    /// and is `recovering` until it calls [`JobContext::set_running`].
     pub waits_for_client: bool,
 }
 

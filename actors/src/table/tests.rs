@@ -25,7 +25,7 @@ fn job(durability: Durability) -> NewJob {
 }
 
 fn take(table: &mut Table, new: NewJob, now: Now) -> (JobId, Vec<Effect>) {
-    match table.submit(new, now) {
+    match table.submit(new, false, now) {
         Ok(Submitted::New(id, effects)) => (id, effects),
         other => panic!("{other:?}"),
     }
@@ -38,8 +38,17 @@ fn begun(table: &mut Table) -> JobId {
     id
 }
 
+fn here(begun: bool, holds: bool, presence: JobState) -> Here {
+    let (progress, due) = (FinalProgress::default(), Duration::ZERO);
+    Here { goes_on: false, begun, holds, open: false, presence, progress, due }
+}
+
+fn ended_with(end: JobEnd, next: Next) -> Ending {
+    Ending { end, progress: FinalProgress::default(), checkpoint: None, next }
+}
+
 fn ending(end: JobEnd) -> Ending {
-    Ending::before_the_beginning(end, Next::Nothing)
+    ended_with(end, Next::Nothing)
 }
 
 fn success() -> Ending {
@@ -48,7 +57,7 @@ fn success() -> Ending {
 
 fn failing(next: Next) -> Ending {
     let failure = JobFailure::new("E", "lost", "the connection was lost").transient();
-    Ending::before_the_beginning(JobEnd::Failure(failure), next)
+    ended_with(JobEnd::Failure(failure), next)
 }
 
 fn names(effects: &[Effect]) -> Vec<String> {
@@ -59,7 +68,7 @@ fn names(effects: &[Effect]) -> Vec<String> {
             Effect::Show(record) => format!("show {}", record.state),
             Effect::Answer(_) => "answer".into(),
             Effect::Launch(_) => "launch".into(),
-            Effect::Rest(_) => "rest".into(),
+            Effect::Rest(..) => "rest".into(),
             Effect::Gate(_, open) => format!("gate {}", if *open { "open" } else { "shut" }),
             Effect::Stop(_) => "stop".into(),
             Effect::Throttle(_, rate) => format!("throttle {rate:?}"),
@@ -243,13 +252,17 @@ fn a_key_names_one_job_of_its_owner_until_that_ends_badly_or_is_a_day_old() {
         ..job(Durability::First)
     };
     let (id, _) = take(&mut table, new("a", 1), at(1));
-    assert_eq!(table.submit(new("a", 1), at(2)), Ok(Submitted::Same(id)), "also while it is being written");
-    assert_eq!(table.submit(new("a", 2), at(2)), Err(Refusal::KeyReused { id }));
+    assert_eq!(
+        table.submit(new("a", 1), false, at(2)),
+        Ok(Submitted::Same(id)),
+        "also while it is being written"
+    );
+    assert_eq!(table.submit(new("a", 2), false, at(2)), Err(Refusal::KeyReused { id }));
     assert_ne!(take(&mut table, new("b", 1), at(2)).0, id);
     table.saved(id, true, at(3));
     table.ended(id, success(), at(4));
     table.saved(id, true, at(5));
-    assert_eq!(table.submit(new("a", 1), at(6)), Ok(Submitted::Same(id)));
+    assert_eq!(table.submit(new("a", 1), false, at(6)), Ok(Submitted::Same(id)));
     let (later, _) = take(&mut table, new("a", 1), at(24 * 3600 * 1000 + 1));
     table.saved(later, true, at(7));
     table.ended(later, ending(JobEnd::Aborted), at(8));
@@ -261,17 +274,23 @@ fn a_key_names_one_job_of_its_owner_until_that_ends_badly_or_is_a_day_old() {
 fn when_the_server_stops_jobs_that_wait_are_left_to_the_next_one_or_end() {
     let mut table = Table::empty(limits(2));
     let (running, resting) = (begun(&mut table), begun(&mut table));
-    let queued: Vec<_> = (0..2).map(|_| take(&mut table, job(Durability::First), at(2)).0).collect();
+    let mut queued = Vec::new();
+    for goes_on in [true, false] {
+        match table.submit(job(Durability::First), goes_on, at(2)) {
+            Ok(Submitted::New(id, _)) => queued.push(id),
+            other => panic!("{other:?}"),
+        }
+    }
     queued.iter().for_each(|id| drop(table.saved(*id, true, at(2))));
     table.says(resting, JobState::Detached, None, at(3));
-    let (told, effects) = table.close(|id| id == queued[0], at(4));
+    let (told, effects) = table.close(at(4));
     // The detached one is being written, and its place is not free yet.
     assert_eq!((told.len(), names(&effects)), (0, vec!["save queued".to_owned(), "save interrupted".into()]));
     assert_eq!(names(&table.saved(queued[0], true, at(5))), ["show queued", "suspend"]);
     assert_eq!(names(&table.saved(queued[1], true, at(5))), ["show interrupted", "settle"]);
     assert_eq!(names(&table.saved(resting, true, at(6))), ["show detached", "gate shut"]);
-    assert_eq!(table.close(|_| true, at(6)), (vec![resting], vec![]));
-    let suspend = Ending::before_the_beginning(JobEnd::Interrupted, Next::Suspend);
+    assert_eq!(table.close(at(6)), (vec![resting], vec![]));
+    let suspend = ended_with(JobEnd::Interrupted, Next::Suspend);
     assert_eq!(names(&table.ended(running, suspend, at(7))), ["save recovering"]);
     assert_eq!(names(&table.saved(running, true, at(8))), ["show recovering", "suspend", "gate shut"]);
     assert_eq!(table.unfinished(), 1);
@@ -280,10 +299,10 @@ fn when_the_server_stops_jobs_that_wait_are_left_to_the_next_one_or_end() {
 #[test]
 fn a_table_that_is_rebuilt_finds_what_was_and_launches_what_was_not() {
     let mut ids = JobIds::after(None);
-    let mut known = |state, here: Option<(bool, JobState)>| Known {
+    let mut known = |state, at_work: Option<(bool, JobState)>| Known {
         record: Arc::new(JobRecord { state, ..JobRecord::new(ids.next(1), job(Durability::First), None, 1) }),
         unsaved: false,
-        here: here.map(|(begun, presence)| Here { begun, presence }),
+        here: at_work.map(|(begun, presence)| here(begun, begun, presence)),
     };
     let all = vec![
         known(JobState::Success, None),
@@ -294,7 +313,7 @@ fn a_table_that_is_rebuilt_finds_what_was_and_launches_what_was_not() {
         known(JobState::Paused, Some((false, JobState::Recovering))),
         known(JobState::Paused, Some((true, JobState::Running))),
     ];
-    let (table, effects) = Table::new(all, limits(2), None, at(5));
+    let (table, effects) = Table::new(all, limits(2), None, false, at(5));
     let expected = ["gate open", "gate open", "launch", "launch", "launch"];
     assert_eq!(names(&effects), expected, "running, not launched; recovering and paused for their clients");
     assert_eq!((table.unfinished(), table.waits(at(5)).len()), (6, 1));
@@ -345,6 +364,8 @@ struct World {
     over: BTreeSet<JobId>,
     told_to_stop: BTreeSet<JobId>,
     open: BTreeSet<JobId>,
+    /// Jobs whose attempt has had its gate open.
+    held: BTreeSet<JobId>,
     settled: BTreeSet<JobId>,
     launches: HashMap<JobId, u32>,
     answered: BTreeSet<JobId>,
@@ -374,10 +395,14 @@ impl World {
                     *self.launches.entry(id).or_default() += 1;
                     assert_eq!(self.launches[&id], self.shown[&id].attempt, "one launch for each attempt");
                 }
-                Effect::Rest(id) => {
+                Effect::Rest(id, _) => {
                     assert!(self.over.remove(&id) && self.at_work.remove(&id).is_some());
+                    self.held.remove(&id);
                 }
-                Effect::Gate(id, true) => assert!(self.open.insert(id)),
+                Effect::Gate(id, true) => {
+                    assert!(self.open.insert(id));
+                    self.held.insert(id);
+                }
                 Effect::Gate(id, false) => assert!(self.open.remove(&id)),
                 Effect::Stop(id) => {
                     assert!(self.told_to_stop.insert(id), "told once");
@@ -414,7 +439,9 @@ impl World {
         let known = |record: &Arc<JobRecord>| {
             let id = record.id;
             let begun = self.at_work.contains_key(&id);
-            let here = Here { begun, presence: *self.at_work.get(&id).unwrap_or(&JobState::Running) };
+            let presence = *self.at_work.get(&id).unwrap_or(&JobState::Running);
+            let here =
+                Here { open: self.open.contains(&id), ..here(begun, self.held.contains(&id), presence) };
             let unfinished = !record.state.is_ended();
             let unsaved = self.durable.get(&id) != Some(record);
             Known { record: Arc::clone(record), unsaved, here: unfinished.then_some(here) }
@@ -437,10 +464,12 @@ impl World {
                 self.over.remove(id);
             }
         }
-        self.open.clear();
+        // What has ended has no gate any more.
+        let shown = &self.shown;
+        self.open.retain(|id| !shown[id].state.is_ended());
         self.told_to_stop.retain(|id| !self.at_work.contains_key(id));
         let limits = limits(u32::try_from(PLACES).unwrap());
-        let (table, effects) = Table::new(known, limits, None, now);
+        let (table, effects) = Table::new(known, limits, None, false, now);
         self.carry_out(effects);
         table
     }
@@ -467,7 +496,7 @@ fn whatever_happens_in_whatever_order_each_attempt_runs_once_and_each_job_ends_o
                         let resource = format!("vdi/{}", dice.roll(3));
                         new.claims = vec![Claim { resource, mode: ClaimMode::Exclusive }];
                     }
-                    match table.submit(new, now) {
+                    match table.submit(new, false, now) {
                         Ok(Submitted::New(_, effects)) => effects,
                         Ok(Submitted::Same(_)) => panic!("no job has a key"),
                         Err(Refusal::Busy { limit }) => {
