@@ -99,6 +99,11 @@ impl Progress {
         }
     }
 
+    /// The percentage that a server before has shown.
+    pub(crate) fn goes_on_from(&self, percent: u8) {
+        self.0.percent.fetch_max(percent.min(99), Ordering::Relaxed);
+    }
+
     /// Bytes that went to the sink.
     pub fn written(&self) -> u64 {
         self.0.bytes_written.load(Ordering::Relaxed)

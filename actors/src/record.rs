@@ -26,7 +26,7 @@ pub struct NewJob {
     pub parent: Option<JobId>,
     /// The client's name for the request, under which a repetition would be the same job.
     pub idempotency_key: Option<String>,
-    /// What it takes hold of while it runs. Recorded; admission is what will act on it.
+    /// What it takes hold of while it runs: it does not begin before it can.
     pub claims: Vec<Claim>,
     /// What people and programs are shown.
     pub properties: TaskProperties,
@@ -172,6 +172,9 @@ pub struct JobSpec {
     /// From where it can go on, in the kind's own shape; null when from nowhere but the beginning.
     #[serde(default, skip_serializing_if = "Value::is_null")]
     pub checkpoint: Value,
+    /// How far it had come when this was written.
+    #[serde(default, skip_serializing_if = "is_default")]
+    pub progress: FinalProgress,
 }
 
 /// What is stored of an end.
@@ -264,6 +267,7 @@ impl JobRecord {
                     ..Control::default()
                 },
                 checkpoint: Value::Null,
+                progress: FinalProgress::default(),
             },
             owner: new.owner,
             parent: new.parent,
@@ -359,6 +363,7 @@ mod tests {
             job: json!({"any": [1, null]}),
             control: Control::default(),
             checkpoint: Value::Null,
+            progress: FinalProgress::default(),
         };
         let stored = serde_json::to_value(&spec).unwrap();
         assert_eq!(
@@ -375,6 +380,7 @@ mod tests {
             last_failure: Some(JobFailure::new("E", "lost", "the connection was lost")),
         };
         spec.checkpoint = json!({"at": 7});
+        spec.progress = FinalProgress { bytes_written: 7, percent: 3, ..FinalProgress::default() };
         assert_eq!(serde_json::from_value::<JobSpec>(serde_json::to_value(&spec).unwrap()).unwrap(), spec);
         let failure =
             JobFailure::new("E", "bad_image", "no footer").with_data(json!({"offset": 7})).transient();

@@ -11,7 +11,7 @@ use crate::journal::JournalError;
 use crate::lifecycle::JobState;
 use crate::live::{Live, Making};
 use crate::outcome::{JobEnd, reason};
-use crate::record::{FinalProgress, JobRecord};
+use crate::record::JobRecord;
 use crate::shared::{RecoverReport, Shared, TaskChange};
 use crate::work::Resumption;
 
@@ -111,7 +111,9 @@ fn revive(shared: &Shared, record: &JobRecord) -> Option<Arc<Live>> {
         resumable: true,
         presence: if waits_for_client { JobState::Recovering } else { JobState::Running },
     };
-    Some(Live::new(record.id, making))
+    let live = Live::new(record.id, making);
+    live.progress.goes_on_from(record.spec.progress.percent);
+    Some(live)
 }
 
 /// Puts together what the journal and the board know of each job. `code` is the reason for those that
@@ -164,15 +166,10 @@ fn abandoned(
 ) -> Verdict {
     // Whoever asked for its abort has been told that it is stopped.
     if record.spec.control.abort_requested_ms.is_some() {
-        return Verdict::Over(record.ended(&JobEnd::Aborted, None, FinalProgress::default(), now_ms));
+        return Verdict::Over(record.ended(&JobEnd::Aborted, None, record.spec.progress, now_ms));
     }
     let Some(live) = resume(&record) else {
-        return Verdict::Over(record.ended(
-            &JobEnd::Interrupted,
-            Some(code),
-            FinalProgress::default(),
-            now_ms,
-        ));
+        return Verdict::Over(record.ended(&JobEnd::Interrupted, Some(code), record.spec.progress, now_ms));
     };
     let waits = live.presence() == JobState::Recovering;
     let state = match record.state {
@@ -190,7 +187,7 @@ mod tests {
     use super::*;
     use crate::bandwidth::{Bandwidth, BandwidthLimits};
     use crate::id::JobIds;
-    use crate::record::{NewJob, TaskProperties};
+    use crate::record::{FinalProgress, NewJob, TaskProperties};
     use crate::retry::RetryPolicy;
     use crate::work::Work;
 

@@ -192,7 +192,7 @@ struct Cell {
     again_at: Option<Duration>,
     /// It does not begin before.
     due: Duration,
-    /// How far the attempts before have come.
+    /// How far it has come, as far as that is known here. Written with whatever else is.
     progress: FinalProgress,
     /// Number of the last write that was begun.
     writes: u64,
@@ -309,6 +309,7 @@ impl Cell {
             return None;
         }
         let mut record = self.successor(now);
+        record.spec.progress = self.progress;
         if let Some(state) = state {
             record.state = state;
             if state == JobState::Running {
@@ -326,6 +327,7 @@ impl Cell {
 
     fn record_of_ending(&mut self, ending: Ending, now: Now) -> JobRecord {
         let mut record = self.successor(now);
+        record.spec.progress = ending.progress;
         if let Some(control) = self.control.take() {
             record.spec.control = control;
         }
@@ -335,7 +337,7 @@ impl Cell {
         // Whoever asked for its abort was told that it stops.
         let stopped = record.spec.control.abort_requested_ms.is_some();
         match ending.next {
-            Next::Retry(_) | Next::Suspend if stopped => {
+            next if stopped && (next != Next::Nothing || ending.end == JobEnd::Interrupted) => {
                 JobRecord::clone(&record.ended(&JobEnd::Aborted, None, ending.progress, now.ms))
             }
             Next::Nothing => JobRecord::clone(&record.ended(&ending.end, None, ending.progress, now.ms)),
@@ -648,6 +650,13 @@ impl Table {
     pub(crate) fn set_limits(&mut self, limits: AdmissionLimits, now: Now) -> Vec<Effect> {
         self.admission.set_limits(limits);
         self.admit(now)
+    }
+
+    /// How far a job has come: for whatever is written of it next.
+    pub(crate) fn note_progress(&mut self, id: JobId, progress: FinalProgress) {
+        if let Some(cell) = self.cells.get_mut(&id) {
+            cell.progress = progress;
+        }
     }
 
     /// The job says where it is while it runs, and from where it could go on.

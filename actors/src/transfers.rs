@@ -232,7 +232,10 @@ impl Transfers {
                 let next = self.next_of(live, &end);
                 self.table.ended(live.id, Ending { end, progress, checkpoint, next }, now)
             }
-            None => self.table.says(live.id, live.presence(), checkpoint, now),
+            None => {
+                self.table.note_progress(live.id, live.progress.last(false));
+                self.table.says(live.id, live.presence(), checkpoint, now)
+            }
         };
         self.carry_out(effects, ctx);
     }
@@ -552,6 +555,9 @@ impl Handler<Order> for Transfers {
 
     fn handle(&mut self, Order { id, wish, reply }: Order, ctx: &mut Self::Context) {
         let now = self.now();
+        if let Some(live) = self.live(id) {
+            self.table.note_progress(id, live.progress.last(false));
+        }
         let before = self.table.write_under_way(id);
         let done = match wish {
             Wish::Abort => self.table.abort(id, now),

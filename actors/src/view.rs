@@ -11,7 +11,7 @@ use crate::id::JobId;
 use crate::lifecycle::{JobState, TaskStatus};
 use crate::outcome::{JobEnd, JobFailure, reason};
 use crate::progress::ProgressView;
-use crate::record::JobRecord;
+use crate::record::{FinalProgress, JobRecord};
 use crate::stages::Stage;
 
 /// A job at one moment: its record, with live progress merged in.
@@ -29,6 +29,8 @@ pub struct TaskView {
     pub begins_in_seconds: Option<u64>,
     /// The jobs that are parts of it, oldest first.
     pub children: Vec<TaskView>,
+    /// Where it is itself, unless there is nothing of it in this process.
+    presence: Option<JobState>,
 }
 
 impl TaskView {
@@ -43,18 +45,11 @@ impl TaskView {
                     .zip(record.started_ms)
                     .map_or(0, |(end, start)| end.saturating_sub(start));
                 let rate = u128::from(last.bytes_written) * 1000 / u128::from(life_ms.max(1));
-                ProgressView {
-                    bytes_read: last.bytes_read,
-                    bytes_written: last.bytes_written,
-                    bytes_zero: last.bytes_zero,
-                    total_bytes: last.total_bytes,
-                    percent: last.percent,
-                    bytes_per_second: u64::try_from(rate).unwrap_or(u64::MAX),
-                    ..ProgressView::default()
-                }
+                of_last(last, u64::try_from(rate).unwrap_or(u64::MAX))
             }
             (Some(live), None) => live.progress.view(),
-            (None, None) => ProgressView::default(),
+            // It is left to the next server.
+            (None, None) => of_last(record.spec.progress, 0),
         };
         let waiting = queue.waits.get(&record.id).filter(|_| record.state == JobState::Queued);
         Self {
@@ -64,6 +59,7 @@ impl TaskView {
             waiting: waiting.cloned(),
             begins_in_seconds: waiting.and_then(|waiting| queue.estimate(waiting)),
             children: Vec::new(),
+            presence: entry.live.as_ref().map(|live| live.presence()),
         }
     }
 
@@ -147,9 +143,13 @@ impl TaskView {
         match (self.record.state, &self.waiting) {
             (JobState::Paused, _) => Some("it is paused".into()),
             (JobState::Detached, _) => Some("its client has gone and may come back".into()),
-            (JobState::Recovering, _) => {
-                Some("the server was restarted; it goes on when its client comes back".into())
-            }
+            (JobState::Recovering, _) => Some(match self.presence {
+                None => "the server stops; it goes on with the next one".into(),
+                Some(JobState::Recovering) => {
+                    "the server was restarted; it goes on when its client comes back".into()
+                }
+                Some(_) => "the server was restarted; it is about to go on".into(),
+            }),
             (JobState::Queued, Some(waiting)) => Some(match &waiting.reason {
                 WaitReason::Limit { scope, limit } if **scope == *"all" => {
                     format!("as many jobs run as may at once: {limit}")
@@ -222,6 +222,19 @@ impl TaskView {
         put(&mut properties, "place", self.waiting.as_ref().map(|waiting| waiting.place));
         put(&mut properties, "beginsInSeconds", self.begins_in_seconds);
         properties
+    }
+}
+
+/// Counters that do not move any more.
+fn of_last(last: FinalProgress, bytes_per_second: u64) -> ProgressView {
+    ProgressView {
+        bytes_read: last.bytes_read,
+        bytes_written: last.bytes_written,
+        bytes_zero: last.bytes_zero,
+        total_bytes: last.total_bytes,
+        percent: last.percent,
+        bytes_per_second,
+        ..ProgressView::default()
     }
 }
 

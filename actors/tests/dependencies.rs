@@ -1,7 +1,8 @@
 //! "`actors/` depends on actix and tokio, never on actix-web or a format": read from the manifest and from
-//! every `use` and path in the sources.
+//! every `use` and path in the sources, and for what is further away from the lock file.
 #![expect(clippy::unwrap_used, reason = "a test's helpers fail the test")]
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -61,6 +62,40 @@ fn the_manifest_names_only_what_the_engine_may_use() {
     assert!(names.iter().any(|name| name == "actix"), "the manifest was understood: {names:?}");
     let others: Vec<_> = names.iter().filter(|name| !ALLOWED.contains(&name.as_str())).collect();
     assert!(others.is_empty(), "{others:?}");
+}
+
+/// Names of all packages that `root` needs, however far away.
+fn closure(lock: &str, root: &str) -> BTreeSet<String> {
+    let mut needs: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
+    let mut name = "";
+    for line in lock.lines().map(str::trim) {
+        if let Some(found) = line.strip_prefix("name = ") {
+            name = found.trim_matches('"');
+            needs.entry(name).or_default();
+        } else if let Some(found) = line.strip_prefix('"') {
+            // `"name"`, or `"name version"` where there are several.
+            let end = found.find([' ', '"']).unwrap_or(found.len());
+            needs.entry(name).or_default().push(&found[..end]);
+        }
+    }
+    let (mut found, mut left) = (BTreeSet::new(), vec![root]);
+    while let Some(next) = left.pop() {
+        if found.insert(next.to_owned()) {
+            left.extend(needs.get(next).into_iter().flatten());
+        }
+    }
+    found
+}
+
+#[test]
+fn nothing_that_it_needs_needs_the_web_or_a_store() {
+    let places = [crate_dir().join("Cargo.lock"), crate_dir().join("../Cargo.lock")];
+    let lock = places.iter().find_map(|place| fs::read_to_string(place).ok()).unwrap();
+    let all = closure(&lock, "gantry-actors");
+    assert!(all.contains("tokio") && all.contains("actix_derive"), "the lock file was understood: {all:?}");
+    for forbidden in ["actix-web", "actix-http", "actix-server", "gantry", "hyper", "rusqlite", "reqwest"] {
+        assert!(!all.contains(forbidden), "{forbidden}");
+    }
 }
 
 #[test]

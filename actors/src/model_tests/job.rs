@@ -51,7 +51,7 @@ impl Job {
             hanging: false,
             at_work: false,
             held: false,
-            percent: 0,
+            percent: record.spec.progress.percent,
             unsure: false,
             ticket: None,
         }

@@ -3,6 +3,9 @@
 use super::stage::Attempt;
 use super::*;
 
+/// Whether a limit counts a job.
+type Counts = Box<dyn Fn(&Job) -> bool>;
+
 impl Trial {
     /// Every job, when the engine has come to rest. `fresh`: a server has just begun.
     pub(super) async fn compare(&mut self, engine: &EngineHandle, stage: &Stage, fresh: bool) {
@@ -119,7 +122,7 @@ impl Trial {
         let before = std::mem::replace(&mut self.active, active.clone());
         let limits = self.limits.clone();
         // Each limit with those whom it counts.
-        let mut scopes: Vec<(u32, Box<dyn Fn(&Job) -> bool>)> = vec![(limits.concurrent, Box::new(|_| true))];
+        let mut scopes: Vec<(u32, Counts)> = vec![(limits.concurrent, Box::new(|_| true))];
         for owner in ["a", "b"] {
             scopes.push((limits.per_owner, Box::new(move |job| job.owner.as_deref() == Some(owner))));
         }

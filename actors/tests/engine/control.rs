@@ -177,3 +177,27 @@ async fn a_thousand_jobs_are_aborted_within_the_grace() {
     }
     assert!(begun.elapsed() < Duration::from_secs(5), "{:?}", begun.elapsed());
 }
+
+#[actix::test]
+async fn a_journal_that_hangs_does_not_hang_a_drain() {
+    let journal = Scripted::gated();
+    let engine = engine(journal.clone());
+    journal.let_through(1);
+    let run = |ctx: JobContext| async move {
+        ctx.stop().cancelled().await;
+        JobEnd::Aborted
+    };
+    let id = engine.submit(job("a"), run).await.unwrap().id();
+    let aborting = {
+        let engine = engine.clone();
+        tokio::spawn(async move { engine.abort(id).await })
+    };
+    let begun = Instant::now();
+    let report = engine.drain(Duration::from_secs(10)).await;
+    assert!(begun.elapsed() < Duration::from_secs(30), "{:?}", begun.elapsed());
+    assert_eq!((report.left, report.stopped, aborting.is_finished()), (1, 1, false));
+    journal.let_through(9);
+    aborting.await.unwrap().unwrap();
+    assert_eq!(engine.wait_end(id).await.unwrap().state(), JobState::Aborted);
+    assert_eq!(journal.state(id), Some("aborted"));
+}

@@ -50,7 +50,8 @@ fn state(engine: &EngineHandle, ticket: &JobTicket) -> JobState {
 
 fn waiting(engine: &EngineHandle, id: JobId) -> Value {
     let task = engine.task(id).unwrap().to_json();
-    json!([task["properties"]["waiting"], task["properties"]["place"]])
+    let shown = |name: &str| task.pointer(&format!("/properties/{name}")).cloned();
+    json!([shown("waiting"), shown("place")])
 }
 
 #[actix::test]
