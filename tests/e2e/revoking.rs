@@ -66,8 +66,9 @@ fn revoked(revoke: impl FnOnce(&Server, &str)) {
     let task: Value = wait::until(Duration::from_secs(10), || running(&server).ok_or("no task".to_owned()));
 
     revoke(&server, &id);
-    is_cut(gone);
+    // The upload first: what the command line does is noticed within a second, in which the download could end.
     let task = server.task_ended(task["id"].as_str().expect("an id"));
+    is_cut(gone);
     assert_eq!(task["status"], "failure", "{task}");
     if let Ok(answer) = upload.try_answer() {
         assert!(answer.head.status >= 400, "{:?}", answer.head);
