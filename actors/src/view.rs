@@ -202,10 +202,13 @@ impl TaskView {
         let progress = &self.progress;
         properties.insert("progress".into(), progress.percent.into());
         properties.insert("bytes".into(), progress.bytes_written.into());
-        properties.insert("bytesPerSecond".into(), progress.bytes_per_second.into());
+        // One that is held up has the rate of its last seconds in its window yet.
+        let held_up = !record.state.is_ended() && record.state != JobState::Running;
+        let rate = if held_up { 0 } else { progress.bytes_per_second };
+        properties.insert("bytesPerSecond".into(), rate.into());
         properties.insert("state".into(), record.state.as_str().into());
         put(&mut properties, "totalBytes", progress.total_bytes);
-        put(&mut properties, "etaSeconds", progress.eta_seconds);
+        put(&mut properties, "etaSeconds", progress.eta_seconds.filter(|_| !held_up));
         put(&mut properties, "startedAt", record.started_ms);
         put(&mut properties, "stalled", progress.stalled.then_some(true));
         let control = &record.spec.control;
