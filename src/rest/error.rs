@@ -356,7 +356,12 @@ impl ApiError {
                 StatusCode::SERVICE_UNAVAILABLE,
                 "queue_wait",
                 refused.to_string(),
-                json!({ "taskId": refused.task.to_string(), "place": refused.place, "waiting": refused.reason }),
+                match refused.place {
+                    Some(place) => {
+                        json!({ "taskId": refused.task.to_string(), "place": place, "waiting": refused.reason })
+                    }
+                    None => json!({ "taskId": refused.task.to_string(), "waiting": refused.reason }),
+                },
             ),
             Self::TaskState { id, actual, expected } => with(
                 StatusCode::CONFLICT,

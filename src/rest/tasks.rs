@@ -99,8 +99,15 @@ pub async fn one(
     let engine = app.engine.clone();
     let job = task.id();
     let last = Arc::new(task);
+    let closing = app.closing.clone();
     let waited = async move {
-        let seen = if to_end { engine.wait_end(job).await } else { engine.wait_change(job).await };
+        let waiting =
+            async { if to_end { engine.wait_end(job).await } else { engine.wait_change(job).await } };
+        let seen = tokio::select! {
+            seen = waiting => seen,
+            // Who waits is no transfer: he does not hold up the end of the server.
+            () = closing.cancelled() => engine.task(job),
+        };
         seen.unwrap_or_else(|| Arc::unwrap_or_clone(last))
     };
     let state = Some(Box::pin(waited));

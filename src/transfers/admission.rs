@@ -57,7 +57,7 @@ pub fn maker_claims(sr: SrId) -> Vec<Claim> {
 
 /// A job whose turn did not come while its client was ready to wait.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("the transfer did not get its turn within {} s: {reason}{}", waited.as_secs(), at(*place))]
+#[error("the transfer did not get its turn within {} s: {reason}{}", waited.as_secs_f64().round(), at(*place))]
 pub struct NotAdmitted {
     /// Its task.
     pub task: JobId,
