@@ -12,11 +12,11 @@ use actix_web::http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_DISPOSITION, CONTENT_RANGE, CONTENT_TYPE, ETAG, HeaderValue,
 };
 use actix_web::http::{Method, StatusCode};
-use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
+use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web};
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use gantry_actors::{JobFailure, Stage, StageClock, Stopped};
-use tokio_util::sync::WaitForCancellationFutureOwned;
+use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
 
 use crate::auth::Capability;
 use crate::backends::local;
@@ -36,6 +36,7 @@ use super::flow::{self, Flow};
 use super::preconditions::{self, Verdict};
 use super::query::Query;
 use super::ranges::{self, Selection};
+use super::revocation::Cut;
 
 /// For how long a replaced content makes bare ranges dangerous.
 const RECENT_CHANGE_MS: i64 = 24 * 60 * 60 * 1000;
@@ -188,7 +189,18 @@ async fn begin(
     let chunks = Rc::new(RefCell::new(chunks));
     let given_back = Rc::downgrade(&chunks);
     let task = reader.task();
-    let (stop, pace) = (reader.stop().clone(), reader.pace().clone());
+    let (stop, pace) = (reader.stop().child_token(), reader.pace().clone());
+    // A reader that takes nothing does not notice that its token was revoked: its body is not asked for more.
+    let over = CancellationToken::new();
+    if let Some(cut) = request.extensions().get::<Cut>().cloned() {
+        let (stop, over) = (stop.clone(), over.clone());
+        actix_web::rt::spawn(async move {
+            tokio::select! {
+                () = cut.ended() => stop.cancel(),
+                () = over.cancelled() => {}
+            }
+        });
+    }
     flow::begin_watch(&flow, connection, silence, stop, pace, move || {
         let given_back = given_back.upgrade().map_or(0, |chunks| chunks.borrow_mut().give_back());
         if given_back > 0 {
@@ -196,6 +208,7 @@ async fn begin(
         }
     });
     Ok(TransferBody {
+        _over: over.drop_guard(),
         ready: first,
         chunks,
         passing: None,
@@ -230,6 +243,7 @@ impl MessageBody for HeadBody {
 
 /// A part of a representation on its way to a client.
 struct TransferBody {
+    _over: DropGuard,
     /// The rest of the last chunk that was made.
     ready: Bytes,
     /// Shared with the watch over the connection, on the same executor.

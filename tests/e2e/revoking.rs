@@ -97,6 +97,19 @@ fn a_token_that_is_revoked_on_the_command_line_has_its_transfers_cut_too() {
 }
 
 #[test]
+fn a_reader_that_takes_nothing_is_cut_too() {
+    let server = Server::start();
+    let vdi = server.import(&format!("?raw&size={GIB}"), noise(4096, 1));
+    let (secret, id) = token(&server, "to go");
+    let silent = download(&server, &secret, &vdi);
+    let task = silent.head.need("gantry-task").to_owned();
+    server.task_in(&task, &["running"]);
+    server.request("DELETE", &format!("{}/{id}", own_tokens(&server))).send().expect(204);
+    server.task_in(&task, &["detached"]);
+    is_cut(silent);
+}
+
+#[test]
 fn an_upload_that_was_asked_for_with_expect_is_cut_too() {
     let server = Server::start();
     let (secret, id) = token(&server, "to go");
