@@ -16,7 +16,7 @@ use actix_web::{HttpMessage, HttpRequest, HttpResponse, HttpResponseBuilder, web
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use gantry_actors::{JobFailure, Stage, StageClock, Stopped};
-use tokio_util::sync::{CancellationToken, DropGuard, WaitForCancellationFutureOwned};
+use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::auth::Capability;
 use crate::backends::local;
@@ -189,26 +189,15 @@ async fn begin(
     let chunks = Rc::new(RefCell::new(chunks));
     let given_back = Rc::downgrade(&chunks);
     let task = reader.task();
-    let (stop, pace) = (reader.stop().child_token(), reader.pace().clone());
-    // A reader that takes nothing does not notice that its token was revoked: its body is not asked for more.
-    let over = CancellationToken::new();
-    if let Some(cut) = request.extensions().get::<Cut>().cloned() {
-        let (stop, over) = (stop.clone(), over.clone());
-        actix_web::rt::spawn(async move {
-            tokio::select! {
-                () = cut.ended() => stop.cancel(),
-                () = over.cancelled() => {}
-            }
-        });
-    }
-    flow::begin_watch(&flow, connection, silence, stop, pace, move || {
+    let (stop, pace) = (reader.stop().clone(), reader.pace().clone());
+    let revoked = request.extensions().get::<Cut>().cloned().unwrap_or_default();
+    flow::begin_watch(&flow, connection, silence, stop, revoked, pace, move || {
         let given_back = given_back.upgrade().map_or(0, |chunks| chunks.borrow_mut().give_back());
         if given_back > 0 {
             tracing::debug!(%task, chunks = given_back, "a reader takes nothing: gave back what was read ahead for it");
         }
     });
     Ok(TransferBody {
-        _over: over.drop_guard(),
         ready: first,
         chunks,
         passing: None,
@@ -243,7 +232,6 @@ impl MessageBody for HeadBody {
 
 /// A part of a representation on its way to a client.
 struct TransferBody {
-    _over: DropGuard,
     /// The rest of the last chunk that was made.
     ready: Bytes,
     /// Shared with the watch over the connection, on the same executor.

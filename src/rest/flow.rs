@@ -10,6 +10,7 @@ use gantry_actors::Pace;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::Connection;
+use super::revocation::Cut;
 
 /// After so long without being asked for more, an answer's body gives back what it holds ready.
 const BLOCKED: Duration = Duration::from_secs(1);
@@ -43,13 +44,14 @@ impl Flow {
 
 /// Calls `give_back` whenever the connection has not asked for more for a second, and when the transfer is paused:
 /// the body's own polls stop then, so that it cannot do it by itself. Cuts the connection when its client has taken
-/// nothing for `silence`, or when `stop` is cancelled while the client is the one who is waited for. Time in which
-/// the transfer is paused or waits for its place does not count. Ends with the answer.
+/// nothing for `silence`, or when `stop` is cancelled or the sender's token was `revoked` while the client is the one
+/// who is waited for. Time in which the transfer is paused or waits for its place does not count. Ends with the answer.
 pub async fn watch(
     flow: Weak<Flow>,
     connection: Weak<Connection>,
     silence: Duration,
     stop: CancellationToken,
+    revoked: Cut,
     pace: Pace,
     give_back: impl Fn(),
 ) {
@@ -59,7 +61,8 @@ pub async fn watch(
     let mut asked = (0, Instant::now());
     let mut was_held = false;
     loop {
-        let stopped = tokio::time::timeout(tick, stop.cancelled()).await.is_ok();
+        let told = tokio::time::timeout(tick, stop.cancelled()).await.is_ok();
+        let stopped = told || revoked.is_over();
         let (Some(flow), Some(connection)) = (flow.upgrade(), connection.upgrade()) else { return };
         let waits_for_client = flow.waits_for_client.load(Ordering::Acquire);
         let mark = Some(flow.mark(&connection));
@@ -99,10 +102,19 @@ pub fn begin_watch(
     connection: Option<Weak<Connection>>,
     silence: Duration,
     stop: CancellationToken,
+    revoked: Cut,
     pace: Pace,
     give_back: impl Fn() + 'static,
 ) {
     if let Some(connection) = connection {
-        actix_web::rt::spawn(watch(Arc::downgrade(flow), connection, silence, stop, pace, give_back));
+        actix_web::rt::spawn(watch(
+            Arc::downgrade(flow),
+            connection,
+            silence,
+            stop,
+            revoked,
+            pace,
+            give_back,
+        ));
     }
 }

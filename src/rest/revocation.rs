@@ -116,6 +116,11 @@ impl Cut {
         }
     }
 
+    /// Whether the request is to end.
+    pub fn is_over(&self) -> bool {
+        self.token.is_cancelled()
+    }
+
     /// Resolves when the request is to end.
     pub fn ended(&self) -> WaitForCancellationFutureOwned {
         self.token.clone().cancelled_owned()

@@ -140,10 +140,9 @@ pub async fn abort(
     let sync = Query::of(&request)?.flag("sync")?;
     match app.engine.abort(task.id()).await {
         Ok(()) => {}
-        Err(EngineError::NotFound(_)) => return Err(no_such(id)),
         Err(EngineError::NotRunning { .. }) if sync => return Err(no_such(id)),
         Err(EngineError::NotRunning { .. }) => {}
-        Err(error) => return Err(error.into()),
+        Err(error) => return Err(refused(id, error)),
     }
     if sync {
         app.engine.wait_end(task.id()).await;
