@@ -78,6 +78,27 @@ uuid_id!(
     "user id"
 );
 
+uuid_id!(
+    /// A virtual machine, a snapshot or a template of one.
+    VmId,
+    "VM id"
+);
+uuid_id!(
+    /// The connection of a disk to a VM.
+    VbdId,
+    "VBD id"
+);
+uuid_id!(
+    /// The connection of a VM to a network.
+    VifId,
+    "VIF id"
+);
+uuid_id!(
+    /// A network.
+    NetworkId,
+    "network id"
+);
+
 /// Guest-visible bytes, never changed once committed: 128 random bits, shown as 32 lower-case hex digits.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct ContentId(pub [u8; 16]);

@@ -5,6 +5,7 @@ use bytes::Bytes;
 
 pub mod raw;
 pub mod vhd;
+pub mod xva;
 
 /// What a decoder read from a stream. What no `Data` event covered is zero.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -123,6 +123,7 @@ pub fn pool(site: Site, label: &Label, cores: usize) -> Value {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::formats::xva::Record;
     use crate::ids::{ContentId, DiskFormat, HostId, PoolId, SrId};
 
     #[test]
@@ -141,6 +142,7 @@ mod tests {
             content_changed_ms: None,
             snapshot_of: None,
             snapshot_ms: None,
+            record: Record::new(),
         };
         let content = ContentRow {
             id: row.content,

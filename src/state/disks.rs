@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::formats::xva::Record;
 use crate::ids::{ContentId, DiskFormat, SrId, VdiId};
 
 /// A storage repository: a directory of disks.
@@ -55,6 +56,23 @@ pub struct VdiRow {
     pub snapshot_of: Option<VdiId>,
     /// When the snapshot was taken, Unix milliseconds.
     pub snapshot_ms: Option<i64>,
+    /// What else is known of it in xapi's terms, from the archive that it came with.
+    pub record: Record,
+}
+
+impl VdiRow {
+    /// A snapshot of it, to be inserted: another VDI that refers to the same content.
+    pub fn snapshot(&self, name_label: String, now_ms: i64) -> Self {
+        Self {
+            id: VdiId::random(),
+            name_label,
+            created_ms: now_ms,
+            content_changed_ms: None,
+            snapshot_of: Some(self.id),
+            snapshot_ms: Some(now_ms),
+            ..self.clone()
+        }
+    }
 }
 
 /// Guest-visible bytes in a file of an SR directory.
@@ -163,6 +181,11 @@ fn signed(number: u64) -> rusqlite::Result<i64> {
     i64::try_from(number).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
+fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+    let text: String = row.get("record")?;
+    serde_json::from_str(&text).map_err(|error| conversion(row, "record", error))
+}
+
 fn json(list: &[String]) -> String {
     serde_json::Value::from(list.to_vec()).to_string()
 }
@@ -195,6 +218,7 @@ fn vdi(row: &Row<'_>) -> rusqlite::Result<VdiRow> {
         content_changed_ms: row.get("content_changed_ms")?,
         snapshot_of: parsed_optional(row, "snapshot_of")?,
         snapshot_ms: row.get("snapshot_ms")?,
+        record: record(row)?,
     })
 }
 
@@ -345,8 +369,8 @@ pub fn snapshots_of(db: &Connection, id: VdiId) -> rusqlite::Result<Vec<VdiId>> 
 pub fn insert_vdi(db: &Connection, row: &VdiRow) -> rusqlite::Result<()> {
     db.prepare_cached(
         "INSERT INTO vdis (id, sr_id, content_id, name_label, name_description, tags, vdi_type, virtual_size,
-                           created_ms, content_changed_ms, snapshot_of, snapshot_ms)
-         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)",
+                           created_ms, content_changed_ms, snapshot_of, snapshot_ms, record)
+         VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13)",
     )?
     .execute(params![
         row.id.to_string(),
@@ -361,6 +385,8 @@ pub fn insert_vdi(db: &Connection, row: &VdiRow) -> rusqlite::Result<()> {
         row.content_changed_ms,
         row.snapshot_of.map(|id| id.to_string()),
         row.snapshot_ms,
+        serde_json::to_string(&row.record)
+            .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?,
     ])?;
     Ok(())
 }

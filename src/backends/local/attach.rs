@@ -7,6 +7,7 @@ use std::sync::{Arc, PoisonError};
 
 use crate::disk::open::open_disk_with;
 use crate::disk::vhd_chain::ParentPlaces;
+use crate::formats::xva::Record;
 use crate::ids::{ContentId, DiskFormat, SrId, VdiId};
 use crate::state::disks::{self, ContentRow, SrRow, VdiRow};
 use crate::state::now_ms;
@@ -355,6 +356,7 @@ fn look_at(
         content_changed_ms: None,
         snapshot_of: kept.and_then(|kept| kept.snapshot_of),
         snapshot_ms: kept.and_then(|kept| kept.snapshot_ms),
+        record: Record::new(),
     };
     let map = disk.capture_map()?.encode()?;
     let parent_file = disk.parents().first().map(|parent| parent.path.clone());

@@ -17,6 +17,7 @@ use tokio::sync::Mutex;
 
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::writer::Written;
+use crate::formats::xva::Record;
 use crate::ids::{ContentId, VdiId};
 use crate::state::disks::{self, ContentRow, IntentRow, ReplacedContent, VdiRow};
 use crate::state::{Db, StateError, now_ms};
@@ -352,6 +353,7 @@ impl LocalStore {
                 content_changed_ms: None,
                 snapshot_of: None,
                 snapshot_ms: None,
+                record: Record::new(),
             }),
             Destination::Replace { .. } => None,
         };
