@@ -10,8 +10,8 @@ use serde_json::{Value, json};
 
 use super::JSON;
 use crate::auth::AuthError;
-use crate::backends::local::LocalError;
 use crate::backends::local::sr_dir::SrDirError;
+use crate::backends::local::{LocalError, Shortage};
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::formats::ImageError;
@@ -132,6 +132,8 @@ pub enum ApiError {
     },
     /// 503: too many requests with idempotency keys at once
     TooManyRequestsAtWork,
+    /// 507: an upload that is longer than what its SR has room for
+    NoRoomForUpload(Shortage),
     /// 409: aborted by somebody else
     Aborted,
     /// 409: the address has other bytes now
@@ -206,6 +208,15 @@ impl ApiError {
         let with =
             |status, code, error: String, data| Shown { status, code, error: error.into(), data: Some(data) };
         match self {
+            Self::NoRoomForUpload(shortage) => Shown {
+                status: StatusCode::INSUFFICIENT_STORAGE,
+                code: "insufficient_storage",
+                error: format!(
+                    "{shortage}; if much of the image is zeros, say ?sparse=true, and only what has to be stored counts"
+                )
+                .into(),
+                data: serde_json::to_value(shortage).ok(),
+            },
             Self::Unauthenticated => {
                 show(StatusCode::UNAUTHORIZED, "unauthenticated", "invalid credentials".into())
             }
@@ -221,7 +232,11 @@ impl ApiError {
                 StatusCode::FORBIDDEN,
                 "not_enough_privileges",
                 "not enough privileges".into(),
-                json!({ "missingPrivileges": [{ "objectId": object, "action": action, "resource": resource }] }),
+                json!({ "missingPrivileges": [present([
+                    ("objectId", object.clone().map(Value::from)),
+                    ("action", Some((*action).into())),
+                    ("resource", Some((*resource).into())),
+                ])] }),
             ),
             Self::ForbiddenOperation { operation, reason } => with(
                 StatusCode::FORBIDDEN,
@@ -290,7 +305,7 @@ impl ApiError {
                     Some(task) => format!("the request with this Idempotency-Key is at work as task {task}"),
                     None => "the request with this Idempotency-Key is at work".into(),
                 },
-                json!({ "taskId": task }),
+                present([("taskId", task.clone().map(Value::from))]),
             ),
             Self::AnswerNotKept { status, location } => with(
                 StatusCode::CONFLICT,
@@ -299,7 +314,10 @@ impl ApiError {
                     "the request with this Idempotency-Key was answered with {status}, and is not done again; the \
                      body of the answer is not kept, because it holds a secret or is too long"
                 ),
-                json!({ "status": status, "location": location }),
+                present([
+                    ("status", Some((*status).into())),
+                    ("location", location.clone().map(Value::from)),
+                ]),
             ),
             Self::TooManyRequestsAtWork => show(
                 StatusCode::SERVICE_UNAVAILABLE,
@@ -418,6 +436,11 @@ impl ApiError {
             _ => {}
         }
     }
+}
+
+/// An object of the members that there are.
+fn present<const N: usize>(members: [(&str, Option<Value>); N]) -> Value {
+    members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
 }
 
 fn import_status(error: &ImportError) -> StatusCode {

@@ -11,6 +11,7 @@ use serde_json::json;
 
 use super::JSON;
 use crate::auth::Capability;
+use crate::backends::local::LocalError;
 use crate::formats::vhd::MAX_VIRTUAL_SIZE;
 use crate::ids::{DiskFormat, SrId, VdiId};
 use crate::transfers::digest;
@@ -137,17 +138,15 @@ pub async fn plan(
         }
     };
     check_format(format, length, sr.content_format)?;
+    let sparse = query.flag("sparse")?;
+    let needed = length.filter(|_| !sparse).unwrap_or(0);
     let (store, io) = (app.store.clone(), sr.io.clone());
-    io.run(move || {
-        let space = store.space(&sr)?;
-        // An image may be sparse, so its length does not say what it will take; what is larger than the whole
-        // file system never fits.
-        let least = length.filter(|length| *length > space.capacity).unwrap_or(0);
-        store.require_space(&sr, least)
-    })
-    .await
-    .map_err(crate::backends::local::LocalError::from)??;
-    Ok(ImportPlan { target, format, length, digests, idempotency_key: caller.idempotency_key() })
+    let room = io.run(move || store.require_space(&sr, needed)).await.map_err(LocalError::from)?;
+    room.map_err(|error| match error {
+        LocalError::NoSpace(shortage) if needed > 0 => ApiError::NoRoomForUpload(shortage),
+        error => error.into(),
+    })?;
+    Ok(ImportPlan { target, format, length, sparse, digests, idempotency_key: caller.idempotency_key() })
 }
 
 /// Sizes that are known to be wrong before a byte has come.

@@ -211,8 +211,12 @@ async fn act_on_task(
     caller: Caller,
     request: HttpRequest,
     path: web::Path<(String, String)>,
+    params: Params,
 ) -> Answer {
     let (id, action) = path.into_inner();
+    if matches!(action.as_str(), "abort" | "pause" | "resume") {
+        params.nothing_else()?;
+    }
     match action.as_str() {
         "abort" => tasks::abort(app, caller, request, &id).await,
         "pause" => tasks::pause(app, caller, request, &id, true).await,

@@ -161,7 +161,7 @@ impl Copy {
     ) -> Result<(Staging, Written), ImportError> {
         match self.copy(beat, content, &staging, size) {
             Ok(written) => Ok((staging, written)),
-            Err(error) => Err(error.of_sr(&self.store, staging.sr())),
+            Err(error) => Err(error.of_sr(&self.store, staging.sr(), 0)),
         }
     }
 

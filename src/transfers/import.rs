@@ -90,6 +90,8 @@ pub struct ImportPlan {
     pub format: ImportFormat,
     /// Its length as announced, bytes.
     pub length: Option<u64>,
+    /// The client says that much of it is zeros, so that its length is no measure of the room that it takes.
+    pub sparse: bool,
     /// Digests that its bytes must have.
     pub digests: Vec<Declared>,
     /// What the client calls the request.
@@ -161,10 +163,13 @@ pub enum ImportError {
 
 impl ImportError {
     /// What a full disk is to the user: a matter of the SR, with the numbers of this moment, not of a file in its
-    /// work folder. To be called while the file still lies there. Blocks.
-    pub(super) fn of_sr(self, store: &LocalStore, sr: &Sr) -> Self {
+    /// work folder, with what is still `missing` as far as that is known. To be called while the file still lies there.
+    /// Blocks.
+    pub(super) fn of_sr(self, store: &LocalStore, sr: &Sr, missing: u64) -> Self {
         match self {
-            Self::Disk(DiskError::NoSpace { needed, .. }) => store.out_of_space(sr, needed).into(),
+            Self::Disk(DiskError::NoSpace { needed, .. }) => {
+                store.out_of_space(sr, needed.max(missing)).into()
+            }
             Self::Disk(DiskError::FileTooLarge { .. }) => Self::TooLarge { sr: sr.id },
             other => other,
         }
@@ -453,7 +458,7 @@ async fn run(
     pieces: mpsc::Receiver<Feed>,
     context: &JobContext,
 ) -> Result<Committed, ImportError> {
-    let ImportPlan { target, format, length, digests, idempotency_key: _ } = plan;
+    let ImportPlan { target, format, length, sparse, digests, idempotency_key: _ } = plan;
     // What was found when the upload was planned may have changed while it waited for its turn.
     let (sr, expected_size, destination) = match target {
         ImportTarget::NewVdi { vdi, sr, name_label, name_description } => {
@@ -481,6 +486,7 @@ async fn run(
         expected_size,
         checker: Checker::new(digests),
         received: 0,
+        announced: length.filter(|_| !sparse),
     };
     let given_up = Arc::clone(&staging.sr().given_up);
     let thread =
@@ -498,6 +504,8 @@ struct Intake {
     expected_size: Option<u64>,
     checker: Checker,
     received: u64,
+    /// What may have to be stored of what comes, as far as the upload's length tells.
+    announced: Option<u64>,
 }
 
 impl Intake {
@@ -510,10 +518,14 @@ impl Intake {
         pieces: mpsc::Receiver<Feed>,
     ) -> Result<(Staging, Written), ImportError> {
         let store = self.store.clone();
-        let mut target = Target { room: None, told: false, writer: None, staging, size: None, checked: 0 };
+        let need = Need::Announced(self.announced.unwrap_or(0));
+        let mut target = Target { room: None, need, writer: None, staging, size: None, checked: 0 };
         match self.take_all(beat, &mut target, format.decoder(length), pieces) {
             Ok(written) => Ok((target.staging, written)),
-            Err(error) => Err(error.of_sr(&store, target.staging.sr())),
+            Err(error) => {
+                let missing = target.room.as_ref().map_or(0, Reservation::left);
+                Err(error.of_sr(&store, target.staging.sr(), missing))
+            }
         }
     }
 
@@ -544,6 +556,7 @@ impl Intake {
                     self.checker.update(&piece);
                     self.progress.add_read(piece.len() as u64);
                     self.progress.add_written(piece.len() as u64);
+                    target.came(piece.len() as u64);
                     decoder.push(piece);
                 }
             }
@@ -586,7 +599,9 @@ impl Intake {
                 let more = written.saturating_sub(target.checked);
                 if let Some(room) = target.room.as_mut().filter(|_| more >= SPACE_CHECK_BYTES) {
                     target.checked = written;
-                    room.wrote(more);
+                    if target.need == Need::Tables {
+                        room.wrote(more);
+                    }
                     room.check()?;
                 }
             }
@@ -602,11 +617,19 @@ impl Intake {
     }
 }
 
+/// How it is known what an import takes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    /// By its length: at most so many bytes are still to come. 0 when there is no telling.
+    Announced(u64),
+    /// By the image's tables, which say it better.
+    Tables,
+}
+
 /// Where the import goes.
 struct Target {
     room: Option<Reservation>,
-    /// Whether the room is what the image's tables ask for.
-    told: bool,
+    need: Need,
     // Declared before the staging, so that the file is closed before it is swept.
     writer: Option<DiskWriter>,
     staging: Staging,
@@ -615,13 +638,27 @@ struct Target {
 }
 
 impl Target {
-    /// Reserves room: nothing at first, and what the tables ask for as soon as they have come. A format without
-    /// tables never says; then others' reservations are respected and no own one is made.
-    fn reserve(&mut self, store: &LocalStore, allocated: Option<u64>) -> Result<(), ImportError> {
-        if self.room.is_none() || (!self.told && allocated.is_some()) {
-            self.room = Some(store.reserve(self.staging.sr(), allocated.unwrap_or(0))?);
-            self.told = allocated.is_some();
+    /// These bytes are no longer to come.
+    fn came(&mut self, bytes: u64) {
+        if let Need::Announced(left) = &mut self.need {
+            *left = left.saturating_sub(bytes);
+            self.room.iter_mut().for_each(|room| room.wrote(bytes));
         }
+    }
+
+    /// Reserves room: what is still to come at first, and what the tables ask for as soon as they have come. Who says
+    /// neither respects what others have reserved, and has nothing of his own.
+    fn reserve(&mut self, store: &LocalStore, allocated: Option<u64>) -> Result<(), ImportError> {
+        let bytes = match (self.need, allocated) {
+            (Need::Announced(_), Some(allocated)) => {
+                self.need = Need::Tables;
+                self.room = None;
+                allocated
+            }
+            (Need::Announced(left), None) if self.room.is_none() => left,
+            _ => return Ok(()),
+        };
+        self.room = Some(store.reserve(self.staging.sr(), bytes)?);
         Ok(())
     }
 
@@ -661,7 +698,7 @@ pub async fn create_empty(
             let written = open_writer(&staging, Some(size)).and_then(|writer| Ok(writer.finish(size)?));
             match written {
                 Ok(written) => Ok((staging, written)),
-                Err(error) => Err(error.of_sr(&space, staging.sr())),
+                Err(error) => Err(error.of_sr(&space, staging.sr(), 0)),
             }
         })
         .await?;

@@ -580,3 +580,18 @@ fn parallel_ranges_and_resumed_downloads_are_one_task_and_whole_ones_their_own()
     let record = server.task_ended(&id(tasks.last().expect("the fourth")));
     assert_eq!((&record["status"], bytes_of(&record)), (&json!("success"), LEN as u64), "{record}");
 }
+
+#[test]
+fn the_body_of_an_action_on_a_task_is_looked_at() {
+    let server = Server::start();
+    for action in ["abort", "pause", "resume"] {
+        let target = format!("/rest/v0/tasks/0/actions/{action}");
+        let json = |body: &str| {
+            let request = server.request("POST", &target).header("Content-Type", "application/json");
+            request.body(body.as_bytes().to_vec()).send().head.status
+        };
+        assert_eq!(json("{"), 400, "{action}");
+        assert_eq!(json(r#"{"force":true}"#), 422, "{action}");
+        assert_eq!(json("{}"), 404, "{action}");
+    }
+}

@@ -2,6 +2,7 @@
 
 use std::fs::File;
 use std::io::Write;
+use std::os::unix::fs::MetadataExt;
 use std::time::Duration;
 
 use serde_json::{Value, json};
@@ -119,6 +120,46 @@ fn a_full_disk_is_refused_before_the_body_and_what_lies_there_is_served() {
     assert!(server.export_bytes(&vdi, "raw") == content);
 }
 
+/// Insists that an upload of so many bytes is refused before it is sent; how much others have reserved.
+#[track_caller]
+fn refused_before_its_body(server: &Server, target: &str, length: u64) -> u64 {
+    let request = server.request("POST", target).header("Expect", "100-continue");
+    let answer = request.begin(Some(length)).answer();
+    assert_eq!(answer.head.status, 507);
+    let body: Value = serde_json::from_slice(&answer.rest().expect("the whole answer")).expect("JSON");
+    numbers(&body["data"], server.sr());
+    assert_eq!(body["data"]["needed"], length, "{body}");
+    assert!(body["error"].as_str().is_some_and(|error| error.contains("?sparse=true")), "{body}");
+    body["data"]["reserved"].as_u64().expect("a number")
+}
+
+#[test]
+fn what_is_still_to_come_of_a_raw_upload_is_reserved_for_it() {
+    let server = Setup::default().limited(200).start();
+    let content = noise(110 << 20, 7);
+    let target = server.import_target("?raw");
+    let mut first = server.request("POST", &target).begin(Some(content.len() as u64));
+    first.write(&content[..30 << 20]).expect("it takes the first part");
+    wait::until(Duration::from_secs(20), || {
+        let files = server.disk_files();
+        let staged: u64 =
+            files.iter().map(|file| file.metadata().map_or(0, |metadata| metadata.blocks() * 512)).sum();
+        if staged < 28 * MIB { Err(format!("{staged} bytes are staged")) } else { Ok(()) }
+    });
+    let reserved = refused_before_its_body(&server, &target, 100 * MIB);
+    assert!((60 * MIB..=82 * MIB).contains(&reserved), "{reserved}");
+    // One that fits beside it does, and so does one that is long and says that it holds little.
+    server.import("?raw", noise(8 << 20, 8));
+    let mut sparse = vec![0; 150 << 20];
+    sparse[70 << 20..][..4096].copy_from_slice(&noise(4096, 9));
+    let vdi = server.import("?raw&sparse=true", sparse.clone());
+    first.write(&content[30 << 20..]).expect("it takes the rest");
+    let answer = first.answer();
+    assert_eq!(answer.head.status, 201);
+    drop(answer);
+    assert!(server.export_bytes(&vdi, "raw") == sparse);
+}
+
 #[test]
 fn an_import_that_would_not_fit_beside_a_running_one_is_refused_at_its_beginning() {
     let server = Setup::default().limited(200).start();
@@ -134,11 +175,8 @@ fn an_import_that_would_not_fit_beside_a_running_one_is_refused_at_its_beginning
         files if files.is_empty() => Err("nothing is staged".to_owned()),
         _ => Ok(()),
     });
-    let mut second = server.request("POST", &target).begin(Some(vhd.len() as u64));
-    let _ = second.write(&vhd[..1 << 20]);
-    let body = refused_for_space(&server, second);
-    let reserved = body["data"]["reserved"].as_u64().expect("a number");
-    assert!(reserved > 90 * MIB, "{body}");
+    let reserved = refused_before_its_body(&server, &target, vhd.len() as u64);
+    assert!(reserved > 90 * MIB, "{reserved}");
     // The first one has what it was promised.
     first.write(&vhd[8 << 20..]).expect("it takes the rest");
     let answer = first.answer();
