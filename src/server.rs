@@ -14,6 +14,7 @@ use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwo
 use crate::backends::local::{LocalError, LocalStore};
 use crate::config::{Config, Limits};
 use crate::disk::worker::spawn_worker;
+use crate::image::budget::Budget;
 use crate::rest::{self, App, Idempotency, ServiceError};
 use crate::state::{DataDir, DataDirError, Db, StateError, jobs};
 use crate::tls::{self, TlsError};
@@ -107,7 +108,9 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     };
     let store = open_store(&config, &db).await?;
     let transfers = &config.transfers;
-    let exports = ExportDesk::new(store.clone(), transfers.detach.get(), transfers.queue_wait.get());
+    let budget = Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes());
+    let (detach, queue_wait) = (transfers.detach.get(), transfers.queue_wait.get());
+    let exports = ExportDesk::new(store.clone(), Arc::clone(&budget), detach, queue_wait);
     let resumer = Resumer { exports: exports.clone(), store: store.clone() };
     let journal = SqliteJournal::new(db.clone());
     let engine = Engine::start_resuming(engine_config(&config), Arc::new(journal), Arc::new(resumer))?;
@@ -127,7 +130,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     store.release_kept();
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
-    let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports));
+    let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports, budget));
     Idempotency::settle(&app).await?;
     let listening = match rest::bind(&app, tls.as_ref(), drain) {
         Ok(listening) => listening,
@@ -158,8 +161,9 @@ async fn open_store(config: &Config, db: &Db) -> Result<LocalStore, StartError> 
         .iter()
         .filter_map(|job| {
             let spec: serde_json::Value = serde_json::from_str(&job.spec).ok()?;
-            export::content_needed(&job.kind, spec.get("job")?)
+            Some(export::contents_needed(&job.kind, spec.get("job")?))
         })
+        .flatten()
         .collect();
     let (db, data, options) = (db.clone(), config.data.clone(), config.storage.clone());
     Ok(tokio::task::spawn_blocking(move || LocalStore::open(db, &data, options, &needed)).await??)

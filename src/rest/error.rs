@@ -1,6 +1,7 @@
 //! Everything that a client can be told went wrong, and the only place where it becomes HTTP.
 
 use std::fmt;
+use std::time::Duration;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::{CONTENT_RANGE, ETAG, HeaderValue, LOCATION, RETRY_AFTER, WWW_AUTHENTICATE};
@@ -136,6 +137,15 @@ pub enum ApiError {
     NoRoomForUpload(Shortage),
     /// 409: aborted by somebody else
     Aborted,
+    /// 503: the length of a compressed export is being found out
+    NotFinalYet {
+        /// The task that does it.
+        task: String,
+        /// When it will be known, about.
+        retry_after: Duration,
+    },
+    /// 410: the frames of a compressed export come out as other bytes than those that were sent
+    EncoderChanged,
     /// 409: the address has other bytes now
     ContentChanged {
         /// The entity tag that it has now.
@@ -208,6 +218,21 @@ impl ApiError {
         let with =
             |status, code, error: String, data| Shown { status, code, error: error.into(), data: Some(data) };
         match self {
+            Self::NotFinalYet { task, retry_after } => with(
+                StatusCode::SERVICE_UNAVAILABLE,
+                "not_final_yet",
+                format!(
+                    "the length of this compressed export is being found out, until then it cannot be continued: try \
+                     again in {} s",
+                    seconds(*retry_after)
+                ),
+                json!({ "taskId": task }),
+            ),
+            Self::EncoderChanged => show(
+                StatusCode::GONE,
+                "encoder_changed",
+                "this compressed export comes out as other bytes than before: begin it anew with another level".into(),
+            ),
             Self::NoRoomForUpload(shortage) => Shown {
                 status: StatusCode::INSUFFICIENT_STORAGE,
                 code: "insufficient_storage",
@@ -427,6 +452,9 @@ impl ApiError {
                 response.insert_header((RETRY_AFTER, refused.retry_after.as_secs().to_string()));
                 response.insert_header(("Gantry-Task", refused.task.to_string()));
             }
+            Self::NotFinalYet { retry_after, .. } => {
+                response.insert_header((RETRY_AFTER, seconds(*retry_after)));
+            }
             Self::RequestInProgress { task: Some(task) } => {
                 response.insert_header((LOCATION, format!("/rest/v0/tasks/{task}")));
             }
@@ -438,6 +466,11 @@ impl ApiError {
     }
 }
 
+/// Whole seconds to wait, at least one, and so few that a pass that turns out to be faster is noticed.
+fn seconds(time: Duration) -> u64 {
+    time.as_secs().saturating_add(1).min(60)
+}
+
 /// An object of the members that there are.
 fn present<const N: usize>(members: [(&str, Option<Value>); N]) -> Value {
     members.into_iter().filter_map(|(name, value)| Some((name.to_owned(), value?))).collect()
@@ -445,7 +478,11 @@ fn present<const N: usize>(members: [(&str, Option<Value>); N]) -> Value {
 
 fn import_status(error: &ImportError) -> StatusCode {
     match error {
-        ImportError::Image(_) | ImportError::WrongSize { .. } | ImportError::WrongDigest { .. } => {
+        ImportError::Image(_)
+        | ImportError::Archive(_)
+        | ImportError::Unfit { .. }
+        | ImportError::WrongSize { .. }
+        | ImportError::WrongDigest { .. } => {
             StatusCode::UNPROCESSABLE_ENTITY
         }
         ImportError::BrokenOff { .. } => StatusCode::BAD_REQUEST,

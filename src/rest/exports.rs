@@ -1,4 +1,4 @@
-//! `GET|HEAD /vdis/<id>.vhd|.raw`: a disk's content as a seekable file that does not exist.
+//! `GET|HEAD /vdis/<id>.vhd|.raw` and `/vms/<id>.xva`: exports, as seekable files that do not exist.
 
 use std::cell::RefCell;
 use std::ops::Range;
@@ -6,6 +6,7 @@ use std::pin::Pin;
 use std::rc::Rc;
 use std::sync::Arc;
 use std::task::{Context, Poll};
+use std::time::Duration;
 
 use actix_web::body::{BodySize, MessageBody};
 use actix_web::http::header::{
@@ -19,14 +20,18 @@ use gantry_actors::{JobFailure, Stage, StageClock, Stopped};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::auth::Capability;
-use crate::backends::local;
-use crate::disk::retry::RetryingReader;
-use crate::ids::{DiskFormat, VdiId};
-use crate::image::produce::{ChunkStream, ProduceCounters, produce};
-use crate::state::disks::VdiRow;
+use crate::formats::frames::{Codec, Compression};
+use crate::formats::xva::ChecksumKind;
+use crate::ids::{DiskFormat, SrId, VdiId, VmId};
+use crate::image::produce::ProduceCounters;
+use crate::inventory::Collection;
 use crate::state::now_ms;
 use crate::transfers::export::{ExportRequest, Reader};
+use crate::transfers::frames::Recorded;
+use crate::transfers::ova;
+use crate::transfers::recipe::{ExportObject, Form, Recipe, Shape};
 use crate::transfers::representation::Representation;
+use crate::transfers::stream::{ExportStream, Means, SourceError};
 
 use super::App;
 use super::caller::Caller;
@@ -38,6 +43,8 @@ use super::query::Query;
 use super::ranges::{self, Selection};
 use super::revocation::Cut;
 
+/// When to ask again for a compressed export whose length is only beginning to be found out.
+const FIRST_SIZING: Duration = Duration::from_secs(2);
 /// For how long a replaced content makes bare ranges dangerous.
 const RECENT_CHANGE_MS: i64 = 24 * 60 * 60 * 1000;
 
@@ -45,7 +52,7 @@ const RECENT_CHANGE_MS: i64 = 24 * 60 * 60 * 1000;
 ///
 /// # Errors
 /// As the contract lists them; all before the first byte.
-pub async fn serve(
+pub async fn serve_disk(
     app: web::Data<App>,
     caller: Caller,
     request: HttpRequest,
@@ -60,71 +67,175 @@ pub async fn serve(
     let query = Query::of(&request)?;
     query.flag("preferNbd")?;
     query.number("nbdConcurrency")?;
-
+    let shape = Shape { form: Form::Disk(format), compression: compression(&query)? };
     let (row, _, pin) = app.store.pin_vdi(vdi).await?;
     if row.snapshot_of.is_some() != snapshot {
         return Err(no_such());
     }
     caller.require_sr(row.sr, &vdi.to_string())?;
-    let mut pin = Arc::new(pin);
-    let mut representation = represent(&app, &pin, format).await?;
-    let headers = request.headers();
-    // Bytes that were replaced can still be had by who names them, for as long as his transfer holds them.
-    if let Some(tag) = named_tag(&request).filter(|tag| *tag != representation.etag)
-        && let Some((held, its_format)) = app.exports.held(vdi, &tag)
-        && its_format == format
-    {
-        pin = held;
-        representation = represent(&app, &pin, format).await?;
+    let recipe = Recipe { object: ExportObject::Vdi(vdi), shape, pins: vec![pin], document: None };
+    let changed = row.content_changed_ms.is_some_and(changed_lately);
+    serve(app, caller, request, Wanted { recipe, srs: vec![row.sr], changed }).await
+}
+
+/// Answers a request for a VM as an XVA.
+///
+/// # Errors
+/// As the contract lists them; all before the first byte.
+pub async fn serve_vm(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: String,
+    collection: Collection,
+) -> Result<HttpResponse, ApiError> {
+    let no_such = || ApiError::NoSuchObject { kind: collection.kind(), id: id.clone() };
+    let vm: VmId = id.parse().map_err(|_| no_such())?;
+    caller.require(Capability::Export, Some(&vm.to_string()), "vm")?;
+    let query = Query::of(&request)?;
+    let checksum = match query.text("checksum")? {
+        None | Some("xxhash") => ChecksumKind::Xxh64,
+        Some("sha1") => ChecksumKind::Sha1,
+        Some(other) => {
+            let message = "invalid checksum: xxhash or sha1 is needed";
+            return Err(ApiError::invalid("checksum", message, Some(other.into())));
+        }
+    };
+    let shape = Shape { form: Form::Xva(checksum), compression: compression(&query)? };
+    let pinned = app.store.pin_vm(vm).await?;
+    if pinned.vm.kind.as_str() != collection.kind() {
+        return Err(no_such());
     }
-    let (etag, len) = (representation.etag.clone(), representation.len());
+    let srs = pinned.srs();
+    srs.iter().try_for_each(|sr| caller.require_sr(*sr, &vm.to_string()))?;
+    let changed = pinned.last_changed_ms().is_some_and(changed_lately);
+    let (document, pins) = ova::document(pinned);
+    let xml = document.to_xml().map_err(|error| ApiError::Unprocessable {
+        code: error.code(),
+        message: format!("the VM cannot be described in an ova.xml: {error}"),
+    })?;
+    let recipe = Recipe { object: ExportObject::Vm(vm), shape, pins, document: Some(xml.into()) };
+    serve(app, caller, request, Wanted { recipe, srs, changed }).await
+}
+
+/// How an export is to be compressed.
+fn compression(query: &Query) -> Result<Option<Compression>, ApiError> {
+    let codec = match query.text("compress")? {
+        None | Some("none" | "false") => None,
+        Some("zstd") => Some(Codec::Zstd),
+        Some("gzip" | "true") => Some(Codec::Gzip),
+        Some(other) => {
+            let message = "invalid compression: none, zstd or gzip is needed";
+            return Err(ApiError::invalid("compress", message, Some(other.into())));
+        }
+    };
+    let level = query.number("level")?;
+    let Some(codec) = codec else { return Ok(None) };
+    let compression = match level {
+        None => Ok(Compression::default_of(codec)),
+        Some(level) => Compression::new(codec, i32::try_from(level).unwrap_or(i32::MAX)),
+    };
+    compression
+        .map(Some)
+        .map_err(|error| ApiError::invalid("level", error.to_string(), level.map(|level| level.into())))
+}
+
+/// What a request is about, as it is at the moment.
+struct Wanted {
+    recipe: Recipe,
+    srs: Vec<SrId>,
+    /// Its bytes were others a while ago.
+    changed: bool,
+}
+
+/// Weighs the conditions and ranges of a request for an export, and answers it.
+async fn serve(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    wanted: Wanted,
+) -> Result<HttpResponse, ApiError> {
+    let Wanted { recipe, srs, changed } = wanted;
+    let mut recipe = Arc::new(recipe);
+    let mut export = recipe.represent(&app.store).await?;
+    // Bytes that were replaced can still be had by who names them, for as long as his transfer holds them.
+    if let Some(tag) = named_tag(&request).filter(|tag| *tag != export.etag)
+        && let Some(held) = app.exports.held(recipe.object, &tag)
+        && held.shape == recipe.shape
+    {
+        recipe = held;
+        export = recipe.represent(&app.store).await?;
+    }
+    let recorded = app.exports.frames().of(&export).await?;
+    if recorded.as_ref().is_some_and(|recorded| recorded.has_changed()) {
+        return Err(ApiError::EncoderChanged);
+    }
+    let etag = export.etag.clone();
+    let len = export.len().or_else(|| recorded.as_ref()?.len());
+    let headers = request.headers();
     let get = request.method() == Method::GET;
     let verdict = preconditions::evaluate(headers, &etag, get);
     match verdict {
         Verdict::Failed => return Err(ApiError::PreconditionFailed { etag }),
         Verdict::NotModified => {
             let mut response = HttpResponse::build(StatusCode::NOT_MODIFIED);
-            common_headers(&mut response, &etag);
+            common_headers(&mut response, &etag, len);
             return Ok(response.finish());
         }
         Verdict::Proceed | Verdict::ProceedWhole => {}
     }
     let range_header = headers.get("range").filter(|_| get && verdict == Verdict::Proceed);
-    let selection = match range_header.map(HeaderValue::to_str) {
-        Some(Ok(text)) => {
-            if ranges::continues(text) && !preconditions::names_its_content(headers) && changed_lately(&row) {
-                return Err(ApiError::ContentChanged { etag });
-            }
-            ranges::select(text, len)
-        }
+    let range_header = range_header.and_then(|header| header.to_str().ok());
+    let continues = range_header.is_some_and(ranges::continues);
+    if continues && changed && !preconditions::names_its_content(headers) {
+        return Err(ApiError::ContentChanged { etag });
+    }
+    let selection = match (range_header, len) {
+        (Some(text), Some(len)) => ranges::select(text, len),
         _ => Selection::Whole,
     };
-    let (status, range) = match selection {
-        Selection::Whole => (StatusCode::OK, 0..len),
-        Selection::Part(range) => (StatusCode::PARTIAL_CONTENT, range),
-        Selection::Unsatisfiable => return Err(ApiError::RangeNotSatisfiable { len, etag }),
+    let (status, range) = match (selection, len) {
+        (Selection::Whole, len) => (StatusCode::OK, 0..len.unwrap_or(u64::MAX)),
+        (Selection::Part(range), _) => (StatusCode::PARTIAL_CONTENT, range),
+        (Selection::Unsatisfiable, len) => {
+            return Err(ApiError::RangeNotSatisfiable { len: len.unwrap_or(0), etag });
+        }
     };
     let mut response = HttpResponse::build(status);
-    common_headers(&mut response, &etag);
-    response.insert_header((CONTENT_TYPE, HeaderValue::from_static("application/octet-stream")));
-    response.insert_header((CONTENT_DISPOSITION, format!("attachment; filename={vdi}.{format}")));
-    if status == StatusCode::PARTIAL_CONTENT {
+    common_headers(&mut response, &etag, len);
+    response.insert_header((CONTENT_TYPE, HeaderValue::from_static(media_type(recipe.shape))));
+    let name = format!("{}.{}", recipe.object, recipe.shape.extension());
+    response.insert_header((CONTENT_DISPOSITION, format!("attachment; filename={name}")));
+    if let (StatusCode::PARTIAL_CONTENT, Some(len)) = (status, len) {
         response.insert_header((
             CONTENT_RANGE,
             format!("bytes {}-{}/{len}", range.start, range.end.saturating_sub(1)),
         ));
     }
     if !get {
-        return Ok(response.body(HeadBody(range.end - range.start)));
+        return Ok(response.body(HeadBody(len.map(|_| range.end - range.start))));
     }
-    let content = representation.content.row.id;
-    let is_part = status == StatusCode::PARTIAL_CONTENT;
-    let (sr, user) = (representation.content.row.sr, caller.user());
-    let range_wanted = range.clone();
-    let wanted = ExportRequest { user, vdi, sr, content, format, etag, len, range: range_wanted, is_part };
-    let reader = app.exports.join(&wanted, &pin).await?;
+    let waits_for_frames = continues && len.is_none();
+    let asked = ExportRequest {
+        user: caller.user(),
+        srs,
+        recipe: Arc::clone(&recipe),
+        etag,
+        plain_etag: export.plain_etag.clone(),
+        len: export.len(),
+        recorded: recorded.clone(),
+        range: range.clone(),
+        is_part: status == StatusCode::PARTIAL_CONTENT || waits_for_frames,
+    };
+    let reader = app.exports.join(&asked).await?;
+    if waits_for_frames {
+        // Leaving the transfer again makes it find out its length.
+        let retry_after = reader.sized_in().unwrap_or(FIRST_SIZING);
+        return Err(ApiError::NotFinalYet { task: reader.task().to_string(), retry_after });
+    }
     response.insert_header(("Gantry-Task", reader.task().to_string()));
-    let body = begin(&app, &request, representation, pin, reader, range).await?;
+    let source = Source { recipe, export, recorded };
+    let body = begin(&app, &request, source, reader, range, len.is_some()).await?;
     Ok(response.body(body))
 }
 
@@ -133,21 +244,32 @@ fn named_tag(request: &HttpRequest) -> Option<String> {
     value.to_str().ok().map(|tag| tag.trim().to_owned())
 }
 
-fn changed_lately(row: &VdiRow) -> bool {
-    row.content_changed_ms.is_some_and(|changed| now_ms().saturating_sub(changed) < RECENT_CHANGE_MS)
+fn changed_lately(changed_ms: i64) -> bool {
+    now_ms().saturating_sub(changed_ms) < RECENT_CHANGE_MS
 }
 
-async fn represent(app: &App, pin: &local::Pin, format: DiskFormat) -> Result<Representation, ApiError> {
-    let content = app.store.open_content(pin).await?;
-    // Counting the blocks of a large map takes a moment; an executor must not spend it.
-    let made = content.io.clone().run(move || Representation::new(content, format)).await;
-    made.map_err(local::LocalError::from)?.map_err(ApiError::Vhd)
+/// An XVA stays one however it is compressed: its readers look at its first bytes.
+fn media_type(shape: Shape) -> &'static str {
+    match (shape.form, shape.compression.map(|compression| compression.codec())) {
+        (Form::Disk(_), Some(Codec::Zstd)) => "application/zstd",
+        (Form::Disk(_), Some(Codec::Gzip)) => "application/gzip",
+        _ => "application/octet-stream",
+    }
 }
 
-fn common_headers(response: &mut HttpResponseBuilder, etag: &str) {
+fn common_headers(response: &mut HttpResponseBuilder, etag: &str, len: Option<u64>) {
     response.insert_header((ETAG, etag));
-    response.insert_header((ACCEPT_RANGES, HeaderValue::from_static("bytes")));
+    let ranges = if len.is_some() { "bytes" } else { "none" };
+    response.insert_header((ACCEPT_RANGES, HeaderValue::from_static(ranges)));
     response.insert_header((CACHE_CONTROL, HeaderValue::from_static("no-transform, private")));
+}
+
+/// What an answer's bytes come from.
+struct Source {
+    /// Holds the contents.
+    recipe: Arc<Recipe>,
+    export: Representation,
+    recorded: Option<Arc<Recorded>>,
 }
 
 /// Opens the stream and waits for its first chunk, so that a source that cannot be read is a status and not a
@@ -155,20 +277,15 @@ fn common_headers(response: &mut HttpResponseBuilder, etag: &str) {
 async fn begin(
     app: &App,
     request: &HttpRequest,
-    representation: Representation,
-    pin: Arc<local::Pin>,
+    source: Source,
     reader: Reader,
     range: Range<u64>,
+    is_sized: bool,
 ) -> Result<TransferBody, ApiError> {
     let counters = Arc::new(ProduceCounters::default());
-    let mut chunks = produce(
-        Arc::clone(&representation.layout),
-        Arc::new(RetryingReader::new(Arc::clone(&representation.content.reader), reader.stop().clone())),
-        range.clone(),
-        Arc::clone(&representation.content.io),
-        app.budget.register(),
-        Arc::clone(&counters),
-    );
+    let means =
+        Means { stop: reader.stop().clone(), share: app.budget.register(), counters: Arc::clone(&counters) };
+    let mut chunks = ExportStream::open(&source.export, source.recorded.as_ref(), range.clone(), means);
     let clock = reader.progress().stage_clock(Stage::Source);
     let first = tokio::select! {
         first = chunks.next() => first,
@@ -179,7 +296,10 @@ async fn begin(
         Some(Ok(chunk)) => chunk,
         Some(Err(error)) => {
             reader.failed(JobFailure::new("ExportError", error.code(), error.to_string()));
-            return Err(ApiError::Source(error));
+            return Err(match error {
+                SourceError::Produce(error) => ApiError::Source(error),
+                SourceError::Frame(_) => ApiError::EncoderChanged,
+            });
         }
         None => Bytes::new(),
     };
@@ -205,24 +325,23 @@ async fn begin(
         counters,
         counted: (0, 0),
         at: range.start,
-        end: range.end,
+        end: is_sized.then_some(range.end),
         given: None,
         stop: Box::pin(reader.stop().clone().cancelled_owned()),
         reader,
         flow,
-        _pin: pin,
-        _representation: representation,
+        _source: source,
     })
 }
 
 /// The headers of a body, without the body: for HEAD.
-struct HeadBody(u64);
+struct HeadBody(Option<u64>);
 
 impl MessageBody for HeadBody {
     type Error = std::convert::Infallible;
 
     fn size(&self) -> BodySize {
-        BodySize::Sized(self.0)
+        self.0.map_or(BodySize::Stream, BodySize::Sized)
     }
 
     fn poll_next(self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
@@ -235,7 +354,7 @@ struct TransferBody {
     /// The rest of the last chunk that was made.
     ready: Bytes,
     /// Shared with the watch over the connection, on the same executor.
-    chunks: Rc<RefCell<ChunkStream>>,
+    chunks: Rc<RefCell<ExportStream>>,
     /// Waits until so many bytes may move.
     passing: Option<(usize, Passing)>,
     clock: StageClock,
@@ -243,14 +362,14 @@ struct TransferBody {
     /// What of the counters is in the transfer's progress: bytes read, bytes of zeros.
     counted: (u64, u64),
     at: u64,
-    end: u64,
+    /// Where it ends, unless that is only known when it has.
+    end: Option<u64>,
     /// What the connection was given last. It counts as sent when the connection asks for more.
     given: Option<Range<u64>>,
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     reader: Reader,
     flow: Arc<Flow>,
-    _pin: Arc<local::Pin>,
-    _representation: Representation,
+    _source: Source,
 }
 
 type Passing = Pin<Box<dyn Future<Output = Result<(), Stopped>>>>;
@@ -261,7 +380,7 @@ enum Broken {
     #[error("the transfer was aborted")]
     Aborted,
     #[error("the source could not be read: {0}")]
-    Source(#[from] crate::image::produce::ProduceError),
+    Source(#[from] SourceError),
     #[error("the source ended {missing} bytes early")]
     Short { missing: u64 },
 }
@@ -317,7 +436,7 @@ impl MessageBody for TransferBody {
 
     fn size(&self) -> BodySize {
         let given = self.given.as_ref().map_or(0, |given| given.end - given.start);
-        BodySize::Sized((self.end - self.at).saturating_add(given))
+        self.end.map_or(BodySize::Stream, |end| BodySize::Sized((end - self.at).saturating_add(given)))
     }
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Broken>>> {
@@ -325,7 +444,7 @@ impl MessageBody for TransferBody {
         if let Some(given) = this.given.take() {
             this.reader.sent(given);
         }
-        if this.at >= this.end {
+        if this.end.is_some_and(|end| this.at >= end) {
             return Poll::Ready(None);
         }
         if std::future::Future::poll(this.stop.as_mut(), cx).is_ready() {
@@ -336,7 +455,13 @@ impl MessageBody for TransferBody {
             match made {
                 Poll::Ready(Some(Ok(chunk))) => this.ready = chunk,
                 Poll::Ready(Some(Err(error))) => return this.broken(error.into()),
-                Poll::Ready(None) => return this.broken(Broken::Short { missing: this.end - this.at }),
+                Poll::Ready(None) => match this.end {
+                    Some(end) => return this.broken(Broken::Short { missing: end - this.at }),
+                    None => {
+                        this.reader.ended_at(this.at);
+                        return Poll::Ready(None);
+                    }
+                },
                 Poll::Pending => {
                     this.clock.enter(Stage::Source);
                     this.flow.waits_for_source();
@@ -357,7 +482,7 @@ impl MessageBody for TransferBody {
         this.clock.enter(Stage::Sink);
         let len = chunk.len() as u64;
         let next = this.at.saturating_add(len);
-        if next > this.end {
+        if this.end.is_some_and(|end| next > end) {
             return this.broken(Broken::Short { missing: 0 });
         }
         this.given = Some(this.at..next);

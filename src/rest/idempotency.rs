@@ -46,13 +46,28 @@ pub enum Made {
     Vdi(VdiId),
     /// A storage repository.
     Sr(SrId),
+    /// A VM.
+    Vm(VmId),
+}
+
+impl std::fmt::Display for Made {
+    /// Its address, without what all addresses begin with.
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Vdi(id) => write!(f, "vdis/{id}"),
+            Self::Sr(id) => write!(f, "srs/{id}"),
+            Self::Vm(id) => write!(f, "vms/{id}"),
+        }
+    }
 }
 
 impl Made {
-    fn text(self) -> String {
+    /// Its id.
+    pub fn id(self) -> String {
         match self {
-            Self::Vdi(id) => format!("vdis/{id}"),
-            Self::Sr(id) => format!("srs/{id}"),
+            Self::Vdi(id) => id.to_string(),
+            Self::Sr(id) => id.to_string(),
+            Self::Vm(id) => id.to_string(),
         }
     }
 
@@ -60,6 +75,7 @@ impl Made {
         match text.split_once('/')? {
             ("vdis", id) => id.parse().ok().map(Self::Vdi),
             ("srs", id) => id.parse().ok().map(Self::Sr),
+            ("vms", id) => id.parse().ok().map(Self::Vm),
             _ => None,
         }
     }
@@ -69,6 +85,7 @@ impl Made {
             Ok(match self {
                 Self::Vdi(id) => disks::find_vdi(conn, id)?.is_some(),
                 Self::Sr(id) => disks::find_sr(conn, id)?.is_some(),
+                Self::Vm(id) => vms::find_vm(conn, id)?.is_some(),
             })
         })
         .await

@@ -1,4 +1,4 @@
-//! `POST /srs/<id>/vdis` and `PUT /vdis/<id>.vhd|.raw`: uploads of whole disks.
+//! `POST /srs/<id>/vdis` and `PUT /vdis/<id>.vhd|.raw`: uploads of whole disks; `POST /pools/<id>/vms`: of whole VMs.
 //!
 //! What can be refused is refused before the body is asked for: [`plan`] is called by the hook for
 //! `Expect: 100-continue`, and by the handler when there was no such hook to call.
@@ -13,9 +13,11 @@ use super::JSON;
 use crate::auth::Capability;
 use crate::backends::local::LocalError;
 use crate::formats::vhd::MAX_VIRTUAL_SIZE;
-use crate::ids::{DiskFormat, SrId, VdiId};
+use crate::ids::{DiskFormat, PoolId, SrId, VdiId, VmId};
 use crate::transfers::digest;
-use crate::transfers::import::{self, ImportError, ImportFormat, ImportPlan, ImportTarget, RunningImport};
+use crate::transfers::import::{
+    self, ImportError, ImportFormat, ImportPlan, ImportTarget, Imported, RunningImport,
+};
 
 use super::App;
 use super::caller::Caller;
@@ -40,6 +42,8 @@ pub struct Head<'a> {
 pub enum UploadAddress {
     /// `POST /srs/<id>/vdis`
     NewVdi(String),
+    /// `POST /pools/<id>/vms`
+    NewVm(String),
     /// `PUT /vdis/<id>.<extension>`
     Content {
         /// The VDI, as it was written.
@@ -55,6 +59,7 @@ impl UploadAddress {
         let segments: Vec<&str> = path.trim_end_matches('/').strip_prefix("/rest/v0/")?.split('/').collect();
         match (method.as_str(), segments.as_slice()) {
             ("POST", ["srs", id, "vdis"]) => Some(Self::NewVdi((*id).to_owned())),
+            ("POST", ["pools", id, "vms"]) => Some(Self::NewVm((*id).to_owned())),
             ("PUT", ["vdis", file]) => {
                 let (id, extension) = file.rsplit_once('.')?;
                 Some(Self::Content { id: id.into(), extension: extension.into() })
@@ -90,7 +95,7 @@ pub async fn plan(
         });
     }
     let digests = declared_digests(head.headers)?;
-    let (target, format, sr) = match address {
+    let (target, sr) = match address {
         UploadAddress::NewVdi(id) => {
             let no_such = || ApiError::NoSuchObject { kind: "SR", id: id.clone() };
             let sr: SrId = id.parse().map_err(|_| no_such())?;
@@ -107,8 +112,28 @@ pub async fn plan(
                 ImportFormat::Vhd
             };
             let sr_handle = app.store.writable_sr(sr)?;
+            check_format(format, length, sr_handle.content_format)?;
             let vdi = VdiId::random();
-            (ImportTarget::NewVdi { vdi, sr, name_label, name_description }, format, sr_handle)
+            (ImportTarget::NewVdi { vdi, sr, name_label, name_description, format }, sr_handle)
+        }
+        UploadAddress::NewVm(id) => {
+            let no_such = || ApiError::NoSuchObject { kind: "pool", id: id.clone() };
+            let pool: PoolId = id.parse().map_err(|_| no_such())?;
+            caller.require(Capability::Import, Some(id), "vm")?;
+            let site = app.store.site();
+            if pool != site.pool {
+                return Err(no_such());
+            }
+            let sr = match query.text("sr")? {
+                None => site.default_sr,
+                Some(sr) => {
+                    sr.parse().map_err(|_| ApiError::NoSuchObject { kind: "SR", id: sr.to_owned() })?
+                }
+            };
+            caller.require_sr(sr, &sr.to_string())?;
+            let restore = query.flag("restore")?;
+            let sr_handle = app.store.writable_sr(sr)?;
+            (ImportTarget::NewVm { vm: VmId::random(), pool, sr, restore }, sr_handle)
         }
         UploadAddress::Content { id, extension } => {
             let no_such = || ApiError::NoSuchObject { kind: "VDI", id: id.clone() };
@@ -134,10 +159,10 @@ pub async fn plan(
                     return Err(ImportError::WrongSize { expected: row.virtual_size, found }.into());
                 }
             }
-            (ImportTarget::Content { vdi, sr: row.sr, size: row.virtual_size }, format, sr_handle)
+            check_format(format, length, sr_handle.content_format)?;
+            (ImportTarget::Content { vdi, sr: row.sr, size: row.virtual_size, format }, sr_handle)
         }
     };
-    check_format(format, length, sr.content_format)?;
     let sparse = query.flag("sparse")?;
     let needed = length.filter(|_| !sparse).unwrap_or(0);
     let (store, io) = (app.store.clone(), sr.io.clone());
@@ -146,7 +171,7 @@ pub async fn plan(
         LocalError::NoSpace(shortage) if needed > 0 => ApiError::NoRoomForUpload(shortage),
         error => error.into(),
     })?;
-    Ok(ImportPlan { target, format, length, sparse, digests, idempotency_key: caller.idempotency_key() })
+    Ok(ImportPlan { target, length, sparse, digests, idempotency_key: caller.idempotency_key() })
 }
 
 /// Sizes that are known to be wrong before a byte has come.
@@ -239,14 +264,18 @@ pub async fn receive(
         }
     };
     let new = match plan.target {
-        ImportTarget::NewVdi { vdi, .. } => Some(vdi),
-        ImportTarget::Content { .. } => None,
+        ImportTarget::NewVdi { vdi, .. } => Some(Made::Vdi(vdi)),
+        // One that is restored brings its id.
+        ImportTarget::NewVm { vm, restore: false, .. } => Some(Made::Vm(vm)),
+        ImportTarget::NewVm { .. } | ImportTarget::Content { .. } => None,
     };
+    let replaces = matches!(plan.target, ImportTarget::Content { .. });
     let owner = Some(caller.user().to_string());
-    let queued = import::begin(&app.engine, &app.store, plan, owner).await?;
+    let queued = import::begin(&app.engine, &app.store, &app.windows, plan, owner).await?;
     let task = queued.task();
-    if let Some(vdi) = new {
-        caller.makes(Made::Vdi(vdi), Some(task), || created(vdi, &request, task)).await?;
+    match new {
+        Some(made) => caller.makes(made, Some(task), || created(made, &request, task)).await?,
+        None => caller.began(task).await?,
     }
     let patience = app.config.transfers.queue_wait.get();
     let running = queued.turn(&app.engine, &app.budget, patience).await?;
@@ -255,8 +284,9 @@ pub async fn receive(
         return Ok(with_task(actix_web::ResponseError::error_response(&refused), task));
     }
     match running.outcome().await {
-        Ok(committed) if new.is_some() => Ok(created(committed.vdi, &request, task)),
-        Ok(_) => Ok(with_task(HttpResponse::NoContent().finish(), task)),
+        Ok(Imported::Disk(_)) if replaces => Ok(with_task(HttpResponse::NoContent().finish(), task)),
+        Ok(Imported::Disk(vdi)) => Ok(created(Made::Vdi(vdi), &request, task)),
+        Ok(Imported::Vm(vm)) => Ok(created(Made::Vm(vm), &request, task)),
         Err(error) => {
             let refused = ApiError::from(error);
             Ok(with_task(actix_web::ResponseError::error_response(&refused), task))
@@ -264,11 +294,11 @@ pub async fn receive(
     }
 }
 
-/// The answer to an upload that has become a new VDI.
-fn created(vdi: VdiId, request: &HttpRequest, task: gantry_actors::JobId) -> HttpResponse {
-    let id = vdi.to_string();
+/// The answer to an upload that has become a new object.
+fn created(made: Made, request: &HttpRequest, task: gantry_actors::JobId) -> HttpResponse {
+    let id = made.id();
     let mut response = HttpResponse::build(StatusCode::CREATED);
-    response.insert_header((LOCATION, format!("/rest/v0/vdis/{id}")));
+    response.insert_header((LOCATION, format!("/rest/v0/{made}")));
     let text = request.headers().get("accept").is_some_and(|accept| accept == "text/plain");
     let response = if text {
         response.content_type("text/plain").body(id)
@@ -331,6 +361,7 @@ mod tests {
         let of = |method: &str, path| UploadAddress::of(&method.parse().unwrap(), path);
         assert_eq!(of("POST", "/rest/v0/srs/x/vdis"), Some(UploadAddress::NewVdi("x".into())));
         assert_eq!(of("POST", "/rest/v0/srs/x/vdis/"), Some(UploadAddress::NewVdi("x".into())));
+        assert_eq!(of("POST", "/rest/v0/pools/x/vms"), Some(UploadAddress::NewVm("x".into())));
         assert_eq!(
             of("PUT", "/rest/v0/vdis/x.vhd"),
             Some(UploadAddress::Content { id: "x".into(), extension: "vhd".into() })

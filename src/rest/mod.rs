@@ -36,6 +36,7 @@ use crate::config::Config;
 use crate::image::budget::Budget;
 use crate::inventory::Inventory;
 use crate::transfers::export::ExportDesk;
+use crate::transfers::import::WindowReserve;
 
 use revocation::Revocations;
 
@@ -63,6 +64,8 @@ pub struct App {
     pub exports: ExportDesk,
     /// The memory of all transfers.
     pub budget: Arc<Budget>,
+    /// The memory of decompressors' large windows.
+    pub windows: WindowReserve,
     /// The connections of all clients.
     pub connections: Connections,
     /// Streams of events and of tasks.
@@ -84,15 +87,16 @@ impl App {
         authenticator: Authenticator,
         engine: EngineHandle,
         exports: ExportDesk,
+        budget: Arc<Budget>,
     ) -> Self {
-        let transfers = &config.transfers;
         let (inventory, closing) = (Inventory::new(store.clone()), CancellationToken::new());
         Self {
             events: Events::new(inventory.clone(), engine.clone(), store.db().clone(), closing.clone()),
             closing,
             inventory,
             exports,
-            budget: Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes()),
+            budget,
+            windows: WindowReserve::default(),
             connections: Connections::default(),
             revocations: Revocations::default(),
             idempotency: Idempotency::new(store.db().clone()),

@@ -97,7 +97,20 @@ fn uploads_and_downloads(config: &mut web::ServiceConfig) {
             .service(file)
             .service(resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(read().to(extents)));
     }
+    for collection in [Collection::Vms, Collection::VmSnapshots, Collection::VmTemplates] {
+        let download = move |app: Service, caller: Caller, request: HttpRequest, path: web::Path<(String, String)>| async move {
+            let (id, extension) = path.into_inner();
+            if extension != "xva" {
+                let message = "invalid format: xva is needed";
+                return Err(ApiError::invalid("format", message, Some(extension.into())));
+            }
+            exports::serve_vm(app, caller, request, id, collection).await
+        };
+        let path = format!("/rest/v0/{}/{{id}}.{{extension}}", collection.name());
+        config.service(resource(&path).route(read().to(download)));
+    }
     config
+        .service(resource("/rest/v0/pools/{id}/vms").route(web::post().to(upload_vm)))
         .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
         .service(resource("/rest/v0/srs/{id}/actions").route(read().to(sr_actions)))
         .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)));
@@ -265,7 +278,7 @@ async fn download(
     let (id, extension) = path.into_inner();
     let format: DiskFormat = extension.parse().map_err(|_| unknown_format(&extension))?;
     let snapshot = request.path().starts_with("/rest/v0/vdi-snapshots/");
-    exports::serve(app, caller, request, id, format, snapshot).await
+    exports::serve_disk(app, caller, request, id, format, snapshot).await
 }
 
 async fn extents(app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>) -> Answer {
@@ -282,6 +295,16 @@ async fn upload_new(
     id: web::Path<String>,
 ) -> Answer {
     imports::receive(app, caller, request, payload, UploadAddress::NewVdi(id.into_inner())).await
+}
+
+async fn upload_vm(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    payload: web::Payload,
+    id: web::Path<String>,
+) -> Answer {
+    imports::receive(app, caller, request, payload, UploadAddress::NewVm(id.into_inner())).await
 }
 
 async fn upload_content(

@@ -8,6 +8,7 @@ mod ballast;
 pub mod datadir;
 mod db;
 pub mod disks;
+pub mod documents;
 mod error;
 pub mod idempotency;
 pub mod jobs;

@@ -57,8 +57,6 @@ CREATE INDEX vifs_of_network ON vifs (network_id);
 
 CREATE TABLE export_documents (         -- the ova.xml of exports that somebody may go on with
     etag TEXT PRIMARY KEY,              -- of the plain export
-    vm_id TEXT NOT NULL,
-    contents TEXT NOT NULL,             -- JSON array of content ids, in the archive's order
     xml BLOB NOT NULL,
     touched_ms INTEGER NOT NULL
 ) STRICT;

@@ -38,8 +38,15 @@ pub fn bandwidth_limits(limits: &Limits) -> BandwidthLimits {
 
 /// What a job on an SR of the local store counts with.
 pub fn groups_of(sr: SrId) -> Vec<Group> {
+    groups_of_all(&[sr])
+}
+
+/// What a job on several SRs of the local store counts with.
+pub fn groups_of_all(srs: &[SrId]) -> Vec<Group> {
     let group = |class: &str, name: String| Group { class: class.into(), name };
-    vec![group(SR, sr.to_string()), group(BACKEND, "local".into())]
+    let mut groups: Vec<_> = srs.iter().map(|sr| group(SR, sr.to_string())).collect();
+    groups.push(group(BACKEND, "local".into()));
+    groups
 }
 
 /// What a job claims that gives a VDI other content: the VDI for itself, its SR with others.

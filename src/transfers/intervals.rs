@@ -35,6 +35,15 @@ impl Intervals {
         }
     }
 
+    /// Removes every position from `end` on.
+    pub fn cut_off(&mut self, end: u64) {
+        drop(self.stretches.split_off(&end));
+        if let Some(mut last) = self.stretches.last_entry() {
+            let cut = (*last.get()).min(end);
+            *last.get_mut() = cut;
+        }
+    }
+
     /// What lies between `position` and the end of the last stretch that begins before it.
     pub fn gap_before(&self, position: u64) -> Range<u64> {
         let before = self.stretches.range(..position).next_back().map_or(0, |(_, end)| *end);
@@ -77,6 +86,19 @@ mod tests {
         let gaps: Vec<_> = [5, 10, 15, 30, 50, 70].into_iter().map(|at| set.gap_before(at)).collect();
         assert_eq!(gaps, [0..5, 0..10, 15..15, 20..30, 20..50, 60..70]);
         assert_eq!((set.stretches(9), set.stretches(1)), (vec![(10, 20), (50, 60)], vec![(10, 20)]));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_not_in_it_any_more() {
+        let mut set = Intervals::default();
+        set.add(0..10);
+        set.add(20..u64::MAX);
+        set.cut_off(30);
+        assert_eq!(set.stretches(9), [(0, 10), (20, 30)]);
+        set.cut_off(20);
+        assert_eq!(set.stretches(9), [(0, 10)]);
+        set.cut_off(4);
+        assert_eq!(set.stretches(9), [(0, 4)]);
     }
 
     proptest! {

@@ -4,9 +4,13 @@
 pub mod admission;
 pub mod digest;
 pub mod export;
+pub mod frames;
 pub mod grow;
 pub mod import;
 mod intervals;
 pub mod journal;
+pub mod ova;
+pub mod recipe;
 pub mod representation;
 pub mod resume;
+pub mod stream;

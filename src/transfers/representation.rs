@@ -1,31 +1,48 @@
-//! One exact, unchanging string of bytes: a content in the form in which a client asks for it.
+//! One exact, unchanging string of bytes: contents in the shape in which a client asks for them.
 
 use std::sync::Arc;
 
+use bytes::Bytes;
 use sha2::{Digest, Sha256};
 
 use crate::backends::local::OpenContent;
+use crate::disk::DiskReader;
+use crate::disk::concat::ConcatReader;
+use crate::formats::frames::Compression;
 use crate::formats::vhd::{VhdError, vhd_time};
+use crate::formats::xva::{ChecksumKind, XvaLayoutError};
 use crate::ids::{ContentId, DiskFormat};
 use crate::image::Layout;
+use crate::image::produce::Pools;
 use crate::image::raw_layout::RawLayout;
 use crate::image::vhd_layout::VhdImageLayout;
+use crate::image::xva_layout::XvaImageLayout;
 use crate::state::disks::ContentRow;
+
+use super::recipe::Shape;
 
 /// Counts up whenever the same content comes out as other bytes; part of the entity tag, so that a download
 /// that an older version began is not continued with the bytes of a newer one.
 const RAW_LAYOUT_VERSION: u32 = 1;
 /// As [`RAW_LAYOUT_VERSION`], for `.vhd`.
 const VHD_LAYOUT_VERSION: u32 = 1;
+/// As [`RAW_LAYOUT_VERSION`], for `.xva`.
+const XVA_LAYOUT_VERSION: u32 = 1;
 
-/// A content in one form.
+/// One exact string of bytes, and what it is made from. Keeps its contents open.
 pub struct Representation {
-    /// The content, open.
-    pub content: Arc<OpenContent>,
-    /// The form.
-    pub format: DiskFormat,
-    /// What lies where in it.
+    /// The contents, open; of an XVA in the order of the archive.
+    pub contents: Vec<Arc<OpenContent>>,
+    /// Its shape.
+    pub shape: Shape,
+    /// What lies where in it before it is compressed.
     pub layout: Arc<dyn Layout>,
+    /// The disk that the layout speaks of.
+    pub disk: Arc<dyn DiskReader>,
+    /// The threads that read it.
+    pub pools: Pools,
+    /// The strong entity tag that it has without compression, quotes included.
+    pub plain_etag: String,
     /// Its strong entity tag, quotes included.
     pub etag: String,
 }
@@ -35,7 +52,7 @@ impl Representation {
     ///
     /// # Errors
     /// When the form cannot hold it: a VHD ends at 2040 GiB.
-    pub fn new(content: Arc<OpenContent>, format: DiskFormat) -> Result<Self, VhdError> {
+    pub fn of_disk(content: Arc<OpenContent>, format: DiskFormat, shape: Shape) -> Result<Self, VhdError> {
         let map = Arc::clone(&content.map);
         let layout: Arc<dyn Layout> = match format {
             DiskFormat::Raw => Arc::new(RawLayout::new(map)),
@@ -44,18 +61,55 @@ impl Representation {
                 Arc::new(VhdImageLayout::new(map, unique_id, timestamp)?)
             }
         };
-        let etag = entity_tag(&content.row, format);
-        Ok(Self { content, format, layout, etag })
+        let plain_etag = entity_tag(&content.row, format);
+        Ok(Self {
+            layout,
+            disk: Arc::clone(&content.reader),
+            pools: Pools::one(Arc::clone(&content.io)),
+            etag: compressed_tag(&plain_etag, shape.compression),
+            plain_etag,
+            contents: vec![content],
+            shape,
+        })
     }
 
-    /// Number of bytes.
-    pub fn len(&self) -> u64 {
-        self.layout.len()
+    /// Describes the archive of an `ova.xml` and of the disks that it names, in the order of their ids. Reads nothing.
+    ///
+    /// # Errors
+    /// When an archive cannot hold the disks.
+    pub fn of_vm(
+        xml: Bytes,
+        disks: Vec<(String, Arc<OpenContent>)>,
+        checksum: ChecksumKind,
+        shape: Shape,
+    ) -> Result<Self, XvaLayoutError> {
+        let plain_etag = archive_tag(&xml, disks.iter().map(|(_, content)| &content.row), checksum);
+        let (ids, contents): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
+        let maps = ids.into_iter().zip(contents.iter().map(|content| Arc::clone(&content.map))).collect();
+        let layout = XvaImageLayout::new(xml, maps, checksum)?;
+        let starts = |at| layout.disk_start(at);
+        let parts: Vec<_> = contents.iter().enumerate().map(|(at, content)| (starts(at), content)).collect();
+        let readers = parts.iter().map(|(start, content)| (*start, Arc::clone(&content.reader))).collect();
+        let pools = parts.iter().map(|(start, content)| (*start, Arc::clone(&content.io))).collect();
+        Ok(Self {
+            disk: Arc::new(ConcatReader::new(readers, layout.virtual_size())),
+            pools: Pools::by_start(pools),
+            layout: Arc::new(layout),
+            etag: compressed_tag(&plain_etag, shape.compression),
+            plain_etag,
+            contents,
+            shape,
+        })
     }
 
-    /// Whether it has no byte at all.
+    /// Number of bytes; `None` when it is compressed: then its frames tell.
+    pub fn len(&self) -> Option<u64> {
+        self.shape.compression.is_none().then(|| self.layout.len())
+    }
+
+    /// Whether it is known to have no byte at all.
     pub fn is_empty(&self) -> bool {
-        self.layout.is_empty()
+        self.len() == Some(0)
     }
 }
 
@@ -63,13 +117,30 @@ impl Representation {
 /// whenever any byte may be another. The bytes of a `.raw` do not depend on the allocation map, those of a
 /// `.vhd` do.
 pub fn entity_tag(content: &ContentRow, format: DiskFormat) -> String {
-    let identity = match format {
+    tag(&match format {
         DiskFormat::Raw => format!("vdi {} raw {RAW_LAYOUT_VERSION}", content.id),
         DiskFormat::Vhd => {
             let seconds = content.created_ms.div_euclid(1000);
             format!("vdi {} map {} vhd {VHD_LAYOUT_VERSION} {seconds}", content.id, content.map_version)
         }
-    };
+    })
+}
+
+/// The entity tag of an archive: of its `ova.xml`, its contents with their maps, and the kind of its checksums.
+fn archive_tag<'a>(xml: &[u8], contents: impl Iterator<Item = &'a ContentRow>, checksum: ChecksumKind) -> String {
+    let hash = Sha256::digest(xml);
+    let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
+    let contents: String =
+        contents.map(|content| format!(" {} map {}", content.id, content.map_version)).collect();
+    tag(&format!("vm {hash} xva {XVA_LAYOUT_VERSION} {}{contents}", checksum.suffix()))
+}
+
+/// The entity tag of what is compressed: of what it is, and of everything that the frames depend on.
+fn compressed_tag(plain: &str, compression: Option<Compression>) -> String {
+    compression.map_or_else(|| plain.to_owned(), |compression| tag(&format!("{plain} {}", compression.identity())))
+}
+
+fn tag(identity: &str) -> String {
     let hash = Sha256::digest(identity.as_bytes());
     let hex: String = hash.iter().take(16).map(|byte| format!("{byte:02x}")).collect();
     format!("\"{hex}\"")

@@ -19,13 +19,13 @@ pub struct Resumer {
 impl Resume for Resumer {
     fn resume(&self, record: &JobRecord) -> Option<Resumption> {
         match record.kind.as_str() {
-            export::KIND => self.exports.resume(record),
+            export::KIND | export::VM_KIND => self.exports.resume(record),
             grow::KIND => grow::resume(&self.store, record),
             _ => None,
         }
     }
 
     fn can_resume(&self, kind: &str) -> bool {
-        matches!(kind, export::KIND | grow::KIND)
+        matches!(kind, export::KIND | export::VM_KIND | grow::KIND)
     }
 }

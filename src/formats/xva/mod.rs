@@ -1,6 +1,8 @@
 //! XVA archives: a tar stream of an `ova.xml` and the blocks of a VM's disks. Facts: xen-api's `export.ml`, `import.ml`
 //! and `stream_vdi.ml`, checked against archives of XCP-ng and Xen Orchestra.
 
+use serde::{Deserialize, Serialize};
+
 mod document;
 mod value;
 
@@ -11,7 +13,8 @@ pub use value::{Record, Value};
 pub const BLOCK_BYTES: u64 = 1 << 20;
 
 /// What stands beside each block of an archive for checking it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ChecksumKind {
     /// `.xxhash`: XXH64 with seed 0, 16 upper-case hex digits. Read by xapi from 1.170 on.
     Xxh64,
