@@ -13,6 +13,7 @@ pub mod idempotency;
 pub mod jobs;
 pub mod meta;
 mod migrations;
+pub mod moves;
 pub mod objects;
 pub mod tokens;
 pub mod users;

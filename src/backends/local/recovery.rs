@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 use crate::ids::ContentId;
 use crate::state::disks::{self, ContentRow, IntentRow, SrRow};
+use crate::state::moves;
 
+use super::moves::{finish, settle};
 use super::sr_dir::{SrDir, SrDirError};
 use super::{LocalError, LocalStore, Sr};
 
@@ -45,6 +47,11 @@ impl LocalStore {
             undo_moves(&sr.dir, &intent)?;
             self.inner.db.transaction_blocking(move |tx| Ok(disks::undo_intent(tx, &intent)?))?;
         }
+        for step in self.inner.db.call_blocking(move |db| Ok(moves::of_sr(db, id)?))? {
+            tracing::warn!(content = %step.content, "bringing an interrupted move of a file to its end");
+            finish(&self.inner.db, &sr.dir, step.content)?;
+        }
+        self.settle_all(sr)?;
         let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
         let keeps = |content: &&ContentRow| !content.dropped || needed.contains(&content.id);
         // What is not dropped may be replaced by a growth that goes on before its reader is there.
@@ -67,6 +74,21 @@ impl LocalStore {
         let kept: HashSet<&str> =
             contents.iter().filter(keeps).map(|content| content.file.as_str()).collect();
         sweep(&sr.dir, &kept)
+    }
+
+    /// Gives files that none of the VDIs which share their content gives its name, because a server stopped in
+    /// between, such a name.
+    fn settle_all(&self, sr: &Sr) -> Result<(), LocalError> {
+        let id = sr.id;
+        for content in self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))? {
+            if content.dropped || !sr.dir.exists(&content.file) {
+                continue;
+            }
+            if let Err(error) = settle(&self.inner.db, &sr.dir, content.id) {
+                tracing::error!(file = %content.file, %error, "a file does not bear the name of a VDI, and stays so");
+            }
+        }
+        Ok(())
     }
 
     fn look_for_missing(&self, sr: &Sr) -> Result<(), LocalError> {
@@ -107,10 +129,13 @@ pub(super) fn undo_moves(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirErr
             if moved && old.file != intent.target {
                 dir.unlink(&intent.target)?;
             }
-            // Over the new file, if that has taken the old one's name. When both names are still those of one
-            // file, the rename does nothing, and the second name goes below.
-            dir.rename(&old.aside, &old.file)?;
-            dir.unlink(&old.aside)?;
+            // The new file lies under the old one's name, or the old one was moved where there are no second names.
+            let taken = moved && old.file == intent.target;
+            if taken || !dir.exists(&old.file) || dir.is_one_file(&old.aside, &old.file) {
+                // When both names are still those of one file, the rename does nothing, and the second name goes below.
+                dir.rename(&old.aside, &old.file)?;
+                dir.unlink(&old.aside)?;
+            }
             dir.sync_folder_of(&old.aside)?;
         }
         None | Some(_) => {}

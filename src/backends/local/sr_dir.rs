@@ -11,7 +11,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
@@ -183,6 +183,12 @@ impl SrDir {
         format!("{vdi}.{format}")
     }
 
+    /// The VDI whose name a file in the directory bears, and the form of its content: `<uuid>.vhd` or `<uuid>.raw`.
+    pub fn disk_of(file: &str) -> Option<(VdiId, DiskFormat)> {
+        let (stem, extension) = file.rsplit_once('.')?;
+        Some((stem.parse().ok()?, extension.parse().ok()?))
+    }
+
     /// Where content in the making lies, relative to the directory.
     pub fn work_file(content: ContentId, format: DiskFormat) -> String {
         format!(".gantry/work/{content}.{format}")
@@ -284,6 +290,9 @@ impl SrDir {
     /// file. An older file of that name is replaced. Where the file system knows no second names, the file is
     /// moved.
     pub fn keep_as(&self, from: &str, to: &str) -> Result<(), SrDirError> {
+        if from == to {
+            return Ok(());
+        }
         self.unlink(to)?;
         let path = self.file(from);
         match fs::hard_link(&path, self.file(to)) {
@@ -309,6 +318,12 @@ impl SrDir {
     /// Whether a file is there.
     pub fn exists(&self, relative: &str) -> bool {
         fs::symlink_metadata(self.file(relative)).is_ok()
+    }
+
+    /// Whether two names are those of one file.
+    pub fn is_one_file(&self, one: &str, other: &str) -> bool {
+        let file = |name| fs::symlink_metadata(self.file(name)).map(|found| (found.dev(), found.ino()));
+        matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
     }
 
     /// The names of the files in one of Gantry's own folders (`work` or `pinned`), relative to the directory.
