@@ -11,6 +11,7 @@ mod commit;
 mod content;
 mod delete;
 mod error;
+mod fuse;
 mod labels;
 mod moves;
 mod pins;
@@ -20,6 +21,8 @@ mod snapshots;
 mod space;
 pub mod sr_dir;
 mod staging;
+#[cfg(test)]
+mod test_support;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;

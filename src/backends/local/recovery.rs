@@ -146,64 +146,6 @@ pub(super) fn undo_moves(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirErr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::{ContentId, SrId, VdiId};
-    use crate::state::disks::ReplacedContent;
-    use std::fs;
-
-    /// The moves of a replacement, stopped after each of them.
-    fn stopped_after(steps: usize, old_file: &str, target: &str) -> (tempfile::TempDir, SrDir, IntentRow) {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = SrDir::take(folder.path(), false).unwrap();
-        let intent = IntentRow {
-            content: ContentId::random(),
-            sr: SrId::random(),
-            vdi: VdiId::random(),
-            staged: ".gantry/work/new".into(),
-            target: target.into(),
-            old: Some(ReplacedContent {
-                content: ContentId::random(),
-                file: old_file.into(),
-                aside: ".gantry/pinned/old".into(),
-            }),
-            job: None,
-            epoch: 1,
-        };
-        fs::write(dir.file(old_file), "old").unwrap();
-        fs::write(dir.file(&intent.staged), "new").unwrap();
-        if steps > 0 {
-            dir.keep_as(old_file, ".gantry/pinned/old").unwrap();
-        }
-        if steps > 1 {
-            dir.rename(&intent.staged, target).unwrap();
-        }
-        (folder, dir, intent)
-    }
-
-    #[test]
-    fn a_replacement_that_stopped_at_any_step_leaves_the_old_content_alone() {
-        for (old_file, target) in [("a.raw", "a.raw"), ("a.vhd", "a.raw")] {
-            for steps in 0..3 {
-                let (_folder, dir, intent) = stopped_after(steps, old_file, target);
-                undo_moves(&dir, &intent).unwrap();
-                // Doing it again, after a crash in the middle of it, changes nothing.
-                undo_moves(&dir, &intent).unwrap();
-                assert_eq!(fs::read_to_string(dir.file(old_file)).unwrap(), "old", "step {steps}");
-                assert_eq!(dir.own_files("work").unwrap(), Vec::<String>::new());
-                assert_eq!(dir.own_files("pinned").unwrap(), Vec::<String>::new());
-                assert_eq!(dir.exists(target), old_file == target);
-            }
-        }
-    }
-
-    #[test]
-    fn a_new_disk_whose_commit_stopped_is_gone() {
-        let (_folder, dir, mut intent) = stopped_after(0, "other.raw", "new.raw");
-        intent.old = None;
-        dir.rename(&intent.staged, &intent.target).unwrap();
-        undo_moves(&dir, &intent).unwrap();
-        assert!(!dir.exists("new.raw"));
-        assert!(dir.exists("other.raw"));
-    }
-}
+mod crashes;
+#[cfg(test)]
+mod tests;

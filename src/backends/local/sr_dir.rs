@@ -19,6 +19,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContentId, DiskFormat, SrId, VdiId};
 
+use super::fuse::Fuse;
+
 /// The version of `sr.json` and `objects.ndjson` that this program writes; a newer one is refused.
 pub const SR_FORMAT_VERSION: u32 = 1;
 /// Most bytes that are read of an identity file, and of one line of the names.
@@ -122,6 +124,7 @@ pub struct SrDir {
     path: PathBuf,
     read_only: bool,
     _lock: Option<File>,
+    fuse: Fuse,
 }
 
 impl SrDir {
@@ -137,7 +140,8 @@ impl SrDir {
                 path: path.into(),
                 source,
             })?;
-            return Ok(Self { path: path.into(), read_only, _lock: lock_shared_directory(path)? });
+            let lock = lock_shared_directory(path)?;
+            return Ok(Self { path: path.into(), read_only, _lock: lock, fuse: Fuse::default() });
         }
         let own = path.join(".gantry");
         for folder in [path.to_path_buf(), own.clone(), own.join("work"), own.join("pinned")] {
@@ -157,7 +161,7 @@ impl SrDir {
             .open(&name)
             .map_err(|source| SrDirError::Io { action: "opening lock", path: name.clone(), source })?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.into(), read_only, _lock: Some(lock) }),
+            Ok(()) => Ok(Self { path: path.into(), read_only, _lock: Some(lock), fuse: Fuse::default() }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(SrDirError::Locked { path: path.into(), lock: name }),
             Err(errno) => Err(SrDirError::Io { action: "locking", path: name, source: errno.into() }),
         }
@@ -166,6 +170,12 @@ impl SrDir {
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where a test stops its changes.
+    #[cfg(test)]
+    pub fn fuse(&self) -> &Fuse {
+        &self.fuse
     }
 
     /// Whether nothing in it may be changed.
@@ -279,10 +289,12 @@ impl SrDir {
     /// Gives a file another name in the directory; both names are relative.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), SrDirError> {
         let from = self.file(from);
-        fs::rename(&from, self.file(to)).map_err(|source| SrDirError::Io {
-            action: "renaming",
-            path: from,
-            source,
+        self.fuse.run(|| {
+            fs::rename(&from, self.file(to)).map_err(|source| SrDirError::Io {
+                action: "renaming",
+                path: from.clone(),
+                source,
+            })
         })
     }
 
@@ -294,25 +306,29 @@ impl SrDir {
             return Ok(());
         }
         self.unlink(to)?;
-        let path = self.file(from);
-        match fs::hard_link(&path, self.file(to)) {
+        let (path, other) = (self.file(from), self.file(to));
+        self.fuse.run(|| match fs::hard_link(&path, &other) {
             Ok(()) => Ok(()),
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
-                Err(SrDirError::Io { action: "linking", path, source })
+                Err(SrDirError::Io { action: "linking", path: path.clone(), source })
             }
-            Err(_) => self.rename(from, to),
-        }
+            Err(_) => fs::rename(&path, &other).map_err(|source| SrDirError::Io {
+                action: "renaming",
+                path: path.clone(),
+                source,
+            }),
+        })
     }
 
     /// Removes a file; one that is gone already is fine.
     pub fn unlink(&self, relative: &str) -> Result<(), SrDirError> {
         let path = self.file(relative);
-        match fs::remove_file(&path) {
+        self.fuse.run(|| match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(SrDirError::Io { action: "removing", path, source })
+                Err(SrDirError::Io { action: "removing", path: path.clone(), source })
             }
             _ => Ok(()),
-        }
+        })
     }
 
     /// Whether a file is there.
