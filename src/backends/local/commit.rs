@@ -390,3 +390,6 @@ fn move_into_place(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirError> {
     dir.sync_folder_of(&intent.target)?;
     dir.sync_folder_of(&intent.staged)
 }
+
+#[cfg(test)]
+mod tests;

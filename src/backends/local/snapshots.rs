@@ -55,3 +55,6 @@ impl LocalStore {
         Ok(snapshot)
     }
 }
+
+#[cfg(test)]
+mod tests;
