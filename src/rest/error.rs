@@ -516,6 +516,7 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         LocalError::SrReadOnly(_) => (StatusCode::CONFLICT, "sr_read_only"),
         LocalError::SrNotEmpty { .. } => (StatusCode::CONFLICT, "sr_not_empty"),
         LocalError::VdiBusy(_) => (StatusCode::CONFLICT, "vdi_busy"),
+        LocalError::IsSnapshot(_) => (StatusCode::CONFLICT, "is_snapshot"),
         LocalError::VdiHasChildren { .. } => (StatusCode::CONFLICT, "vdi_has_children"),
         LocalError::ContentReplaced(_) => (StatusCode::CONFLICT, "content_replaced"),
         LocalError::ContentGone(_) => (StatusCode::GONE, "content_gone"),

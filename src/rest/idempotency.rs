@@ -19,9 +19,9 @@ use actix_web::HttpResponse;
 use actix_web::http::Method;
 use gantry_actors::{JobEnd, JobId};
 
-use crate::ids::{SrId, VdiId};
+use crate::ids::{SrId, VdiId, VmId};
 use crate::state::idempotency::{self as records, Answer, Fingerprint, Name, Record};
-use crate::state::{Db, StateError, disks, now_ms};
+use crate::state::{Db, StateError, disks, now_ms, vms};
 
 use super::App;
 use super::caller::Caller;
@@ -261,7 +261,7 @@ impl Claim {
             self.show(task);
         }
         let (answer, _) = answer::kept(answer, false);
-        let (name, task, object) = (self.name.clone(), task.map(|task| task.to_string()), made.text());
+        let (name, task, object) = (self.name.clone(), task.map(|task| task.to_string()), made.to_string());
         let noted = self
             .desk
             .db

@@ -21,6 +21,7 @@ mod service;
 mod srs;
 mod tasks;
 mod users;
+mod vdi_actions;
 mod vdis;
 mod watch;
 

@@ -14,7 +14,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, events, exports, public, srs, tasks, users, vdis};
+use super::{collections, events, exports, public, srs, tasks, users, vdi_actions, vdis};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -113,7 +113,13 @@ fn uploads_and_downloads(config: &mut web::ServiceConfig) {
         .service(resource("/rest/v0/pools/{id}/vms").route(web::post().to(upload_vm)))
         .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
         .service(resource("/rest/v0/srs/{id}/actions").route(read().to(sr_actions)))
-        .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)));
+        .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)))
+        .service(resource("/rest/v0/vdis/{id}/actions").route(read().to(vdi_actions)))
+        .service(
+            resource("/rest/v0/vdis/{id}/actions/{action}")
+                .route(read().to(vdi_action))
+                .route(web::post().to(act_on_vdi)),
+        );
 }
 
 fn objects(config: &mut web::ServiceConfig) {
@@ -265,6 +271,25 @@ async fn act_on_sr(app: Service, caller: Caller, path: web::Path<(String, String
     }
 }
 
+async fn vdi_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    vdi_actions::list(app, caller, &id).await
+}
+
+async fn vdi_action(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+    let (id, action) = path.into_inner();
+    vdi_actions::describe(app, caller, &id, action).await
+}
+
+async fn act_on_vdi(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    params: Params,
+) -> Answer {
+    vdi_actions::act(app, caller, request, path.into_inner(), params).await
+}
+
 async fn delete_sr(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     srs::delete(app, caller, &id).await
 }
@@ -330,7 +355,7 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
     match (method.as_str(), segments.as_slice()) {
         ("POST", ["vdis" | "srs"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
-        ("POST", ["tasks" | "srs", _, "actions", _] | ["events", _, "subscriptions"]) => true,
+        ("POST", ["tasks" | "srs" | "vdis", _, "actions", _] | ["events", _, "subscriptions"]) => true,
         ("PATCH", ["tasks", _]) => true,
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,

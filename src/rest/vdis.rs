@@ -136,7 +136,11 @@ fn check_size(name: &str, size: u64) -> Result<(), ApiError> {
         .map_err(|error| ApiError::invalid(format!("body.{name}"), error.to_string(), Some(size.into())))
 }
 
-fn check_text(name: &str, text: Option<&str>) -> Result<(), ApiError> {
+/// Refuses a text that is too long to be kept.
+///
+/// # Errors
+/// 422.
+pub fn check_text(name: &str, text: Option<&str>) -> Result<(), ApiError> {
     match text {
         Some(text) if text.len() > MAX_TEXT_BYTES => Err(ApiError::invalid(
             format!("body.{name}"),

@@ -142,7 +142,7 @@ pub struct Page<'a> {
     pub rows: u32,
 }
 
-fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
+pub(super) fn parsed<T: std::str::FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<T>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
@@ -309,12 +309,14 @@ pub fn count_vdis(db: &Connection, sr: SrId) -> rusqlite::Result<u64> {
     })
 }
 
-/// The sum of the virtual sizes of an SR's VDIs, bytes; stops at the largest number there is, as huge sparse
-/// disks may add up to more.
+/// The sum of the virtual sizes of the contents of an SR's VDIs, bytes: what several of them share counts once. Stops
+/// at the largest number there is, as huge sparse disks may add up to more.
 pub fn virtual_bytes(db: &Connection, sr: SrId) -> rusqlite::Result<u64> {
-    db.prepare_cached("SELECT virtual_size FROM vdis WHERE sr_id = ?1")?
-        .query_map([sr.to_string()], |row| unsigned(row, "virtual_size"))?
-        .try_fold(0_u64, |sum, size| Ok(sum.saturating_add(size?)))
+    db.prepare_cached(
+        "SELECT virtual_size FROM contents WHERE id IN (SELECT content_id FROM vdis WHERE sr_id = ?1)",
+    )?
+    .query_map([sr.to_string()], |row| unsigned(row, "virtual_size"))?
+    .try_fold(0_u64, |sum, size| Ok(sum.saturating_add(size?)))
 }
 
 /// The ids of an SR's VDIs, in their order.
@@ -514,9 +516,9 @@ pub fn delete_content(db: &Connection, id: ContentId) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// All intents of an SR: commits that were not finished.
+/// All intents of an SR: commits that were not finished. What [`super::moves`] keeps is not among them.
 pub fn intents_of_sr(db: &Connection, sr: SrId) -> rusqlite::Result<Vec<IntentRow>> {
-    db.prepare_cached("SELECT * FROM intents WHERE sr_id = ?1")?
+    db.prepare_cached("SELECT * FROM intents WHERE sr_id = ?1 AND old_content_id IS NOT content_id")?
         .query_map([sr.to_string()], intent)?
         .collect()
 }

@@ -14,6 +14,7 @@ pub mod idempotency;
 pub mod jobs;
 pub mod meta;
 mod migrations;
+pub mod moves;
 pub mod objects;
 pub mod tokens;
 pub mod users;

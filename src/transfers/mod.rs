@@ -14,3 +14,4 @@ pub mod recipe;
 pub mod representation;
 pub mod resume;
 pub mod stream;
+pub mod snapshot;

@@ -57,8 +57,9 @@ struct Found {
     map: Vec<u8>,
     parent_file: Option<PathBuf>,
     path: PathBuf,
-    /// `None` for an internal node of a chain, which is no disk of its own.
-    vdi: Option<VdiRow>,
+    /// Those that refer to it: the one whose name the file bears first. None for an internal node of a chain, which is
+    /// no disk of its own.
+    vdis: Vec<VdiRow>,
 }
 
 impl LocalStore {
@@ -239,7 +240,7 @@ impl LocalStore {
     }
 
     fn refuse_known_vdis(&self, found: &[Found], row: &SrRow) -> Result<(), LocalError> {
-        let ids: Vec<VdiId> = found.iter().filter_map(|found| found.vdi.as_ref()).map(|vdi| vdi.id).collect();
+        let ids: Vec<VdiId> = found.iter().flat_map(|found| &found.vdis).map(|vdi| vdi.id).collect();
         let known = self.inner.db.call_blocking(move |db| {
             let Some(vdi) = disks::known_vdis(db, &ids)?.into_iter().next() else { return Ok(None) };
             let Some(sr) = disks::find_sr(db, vdi.sr)? else { return Ok(None) };
@@ -247,7 +248,7 @@ impl LocalStore {
             Ok(Some((vdi.id, sr.path.join(file))))
         })?;
         let Some((id, known)) = known else { return Ok(()) };
-        let offered = found.iter().find(|found| found.vdi.as_ref().is_some_and(|vdi| vdi.id == id));
+        let offered = found.iter().find(|found| found.vdis.iter().any(|vdi| vdi.id == id));
         Err(LocalError::AlreadyKnown {
             what: "VDI",
             uuid: id.to_string(),
@@ -278,7 +279,7 @@ fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Ve
     let (mut found, mut broken) = (Vec::new(), Vec::new());
     for entry in fs::read_dir(dir.path()).map_err(io)? {
         let name = entry.map_err(io)?.file_name();
-        let Some((id, format)) = name.to_str().and_then(disk_name) else { continue };
+        let Some((id, format)) = name.to_str().and_then(SrDir::disk_of) else { continue };
         let name = name.to_string_lossy().into_owned();
         if let Some((other, _)) = files.get(&id) {
             broken.push(Broken { file: name, reason: format!("{other} beside it has the same uuid") });
@@ -287,9 +288,17 @@ fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Ve
         }
     }
     let names: HashMap<VdiId, KeptVdi> = names.into_iter().map(|kept| (kept.id, kept)).collect();
+    let mut shared = sharers(&names, &files);
     for (id, (file, format)) in files {
         match look_at(dir, row, id, &file, format, names.get(&id)) {
-            Ok(disk) => found.push(disk),
+            Ok(mut disk) => {
+                let others = shared.remove(&id).unwrap_or_default();
+                // Whoever has made it a node of a chain meanwhile has not kept it as a disk.
+                if !disk.vdis.is_empty() {
+                    disk.vdis.extend(others.into_iter().map(|kept| vdi(kept.id, &disk.content, Some(kept))));
+                }
+                found.push(disk);
+            }
             Err(error) => {
                 tracing::warn!(%file, %error, "a disk could not be taken over");
                 broken.push(Broken { file, reason: whole(&error) });
@@ -299,6 +308,24 @@ fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Ve
     found.sort_by(|one, other| one.content.file.cmp(&other.content.file));
     broken.sort_by(|one, other| one.file.cmp(&other.file));
     Ok((found, broken))
+}
+
+/// The VDIs that have no file of their own name, but share the content of one that has, by the latter's id. A file of
+/// its own name is a VDI's own, whatever the names say.
+fn sharers<'a>(
+    names: &'a HashMap<VdiId, KeptVdi>,
+    files: &HashMap<VdiId, (String, DiskFormat)>,
+) -> HashMap<VdiId, Vec<&'a KeptVdi>> {
+    let mut shared: HashMap<VdiId, Vec<&KeptVdi>> = HashMap::new();
+    for kept in names.values().filter(|kept| !files.contains_key(&kept.id)) {
+        let Some((owner, _)) = SrDir::disk_of(&kept.file) else { continue };
+        let is_there = files.get(&owner).is_some_and(|(file, _)| *file == kept.file);
+        let is_same = names.get(&owner).is_none_or(|owner| owner.content == kept.content);
+        if is_there && is_same {
+            shared.entry(owner).or_default().push(kept);
+        }
+    }
+    shared
 }
 
 /// An error with all that it says of its causes.
@@ -312,12 +339,6 @@ fn whole(error: &dyn std::error::Error) -> String {
         next = cause.source();
     }
     text
-}
-
-/// `<uuid>.vhd` or `<uuid>.raw`.
-fn disk_name(name: &str) -> Option<(VdiId, DiskFormat)> {
-    let (stem, extension) = name.rsplit_once('.')?;
-    Some((stem.parse().ok()?, extension.parse().ok()?))
 }
 
 fn look_at(
@@ -343,9 +364,17 @@ fn look_at(
         created_ms: now_ms(),
         dropped: false,
     };
-    let vdi = VdiRow {
+    let map = disk.capture_map()?.encode()?;
+    let parent_file = disk.parents().first().map(|parent| parent.path.clone());
+    let vdis = if disk.hidden() { Vec::new() } else { vec![vdi(id, &content, kept)] };
+    Ok(Found { content, map, parent_file, path, vdis })
+}
+
+/// A VDI as it comes back, with what the directory keeps of it.
+fn vdi(id: VdiId, content: &ContentRow, kept: Option<&KeptVdi>) -> VdiRow {
+    VdiRow {
         id,
-        sr: row.id,
+        sr: content.sr,
         content: content.id,
         name_label: kept.map_or_else(|| id.to_string(), |kept| kept.name_label.clone()),
         name_description: kept.map(|kept| kept.name_description.clone()).unwrap_or_default(),
@@ -357,10 +386,7 @@ fn look_at(
         snapshot_of: kept.and_then(|kept| kept.snapshot_of),
         snapshot_ms: kept.and_then(|kept| kept.snapshot_ms),
         record: Record::new(),
-    };
-    let map = disk.capture_map()?.encode()?;
-    let parent_file = disk.parents().first().map(|parent| parent.path.clone());
-    Ok(Found { content, map, parent_file, path, vdi: (!disk.hidden()).then_some(vdi) })
+    }
 }
 
 fn store_found(db: &rusqlite::Connection, found: &[Found]) -> rusqlite::Result<()> {
@@ -368,7 +394,7 @@ fn store_found(db: &rusqlite::Connection, found: &[Found]) -> rusqlite::Result<(
         found.iter().filter_map(|found| Some((found.path.file_name()?, found.content.id))).collect();
     for disk in found {
         disks::insert_content(db, &disk.content, &disk.map)?;
-        if let Some(vdi) = &disk.vdi {
+        for vdi in &disk.vdis {
             disks::insert_vdi(db, vdi)?;
         }
     }

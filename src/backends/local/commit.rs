@@ -1,18 +1,23 @@
-//! How new content becomes visible, and how a VDI goes.
+//! How new content becomes visible.
 //!
 //! 1. The finished file lies in `.gantry/work`, synced. An intent is written: what will be moved where.
-//! 2. The old content's file, if there is one, gets a second name in `.gantry/pinned`, and the database says that
-//!    it is there; only then the new file is renamed to its place, over the old one if that has the same name.
-//!    Folders are synced in this order. Who opens content looks into the database again afterwards.
-//! 3. One transaction switches the reference, marks the old content as dropped and removes the intent: the
-//!    commit point.
-//! 4. The old content's file goes, at once or with its last reader.
+//! 2. The old content's file, if there is one, gets a second name, and the database says that it is there; only then
+//!    the new file is renamed to its place, over the old one if that has the same name. Folders are synced in this
+//!    order. Who opens content looks into the database again afterwards. The second name is that of another VDI, if
+//!    one shares the old content (a snapshot), else one in `.gantry/pinned`.
+//! 3. One transaction switches the reference and removes the intent: the commit point. It marks the old content as
+//!    dropped, unless others share it.
+//! 4. The old content's file loses its first name if that is not the new one's, and goes, at once or with its last
+//!    reader, if it was dropped.
 //!
-//! A crash before step 3 is undone at the next start (`recovery`), one after it leaves only step 4 to do.
+//! Several new disks become visible together ([`LocalStore::commit_all`]): an intent each, all moves, one transaction.
+//!
+//! A crash before step 3 is undone at the next start (`recovery`), each intent by itself: they name different files, and
+//! the transaction removes all of them or none. One after it leaves only step 4 to do.
 
-use std::path::PathBuf;
 use std::sync::Arc;
 
+use rusqlite::{Connection, Transaction};
 use tokio::sync::Mutex;
 
 use crate::disk::io_pool::IoPoolError;
@@ -20,63 +25,11 @@ use crate::disk::writer::Written;
 use crate::formats::xva::Record;
 use crate::ids::{ContentId, VdiId};
 use crate::state::disks::{self, ContentRow, IntentRow, ReplacedContent, VdiRow};
-use crate::state::{Db, StateError, now_ms};
+use crate::state::{StateError, now_ms};
 
 use super::caretaker::Chore;
 use super::sr_dir::{SrDir, SrDirError};
-use super::{LocalError, LocalStore, ObjectChange, Sr, WriteClaim};
-
-/// A place for content in the making. Unless it is committed, its file goes when this is dropped.
-#[derive(Debug)]
-pub struct Staging {
-    content: ContentId,
-    created_ms: i64,
-    sr: Arc<Sr>,
-    file: String,
-    committed: bool,
-}
-
-impl Staging {
-    /// The identity that the content will have.
-    pub fn content(&self) -> ContentId {
-        self.content
-    }
-
-    /// When it was begun, Unix milliseconds.
-    pub fn created_ms(&self) -> i64 {
-        self.created_ms
-    }
-
-    /// Where the file is to be written.
-    pub fn path(&self) -> PathBuf {
-        self.sr.dir.file(&self.file)
-    }
-
-    /// The SR that it lies in.
-    pub fn sr(&self) -> &Arc<Sr> {
-        &self.sr
-    }
-}
-
-impl Drop for Staging {
-    fn drop(&mut self) {
-        if self.committed {
-            return;
-        }
-        let (sr, file) = (Arc::clone(&self.sr), std::mem::take(&mut self.file));
-        let sweep = move || {
-            if let Err(error) = sr.dir.unlink(&file) {
-                tracing::error!(%file, %error, "an unfinished import could not be removed; the next start does it");
-            }
-        };
-        // Removing a large file takes long, and an executor's thread must not wait for it.
-        if tokio::runtime::Handle::try_current().is_ok() {
-            drop(std::thread::Builder::new().name("sweep".into()).spawn(sweep));
-        } else {
-            sweep();
-        }
-    }
-}
+use super::{LocalError, LocalStore, ObjectChange, Sr, Staging, WriteClaim};
 
 /// What the new content is for.
 #[derive(Debug)]
@@ -101,6 +54,54 @@ pub enum Destination {
     },
 }
 
+/// A VDI that does not exist yet.
+#[derive(Debug, Clone)]
+pub struct NewVdi {
+    /// Its id, which must be new.
+    pub id: VdiId,
+    /// Name that people see.
+    pub name_label: String,
+    /// Description that people see.
+    pub name_description: String,
+    /// Tags, in the order in which they were added.
+    pub tags: Vec<String>,
+    /// `user`, `system`, … as the contract lists them.
+    pub vdi_type: String,
+    /// What else is known of it in xapi's terms.
+    pub record: Record,
+}
+
+impl NewVdi {
+    fn row(self, content: &ContentRow) -> VdiRow {
+        VdiRow {
+            id: self.id,
+            sr: content.sr,
+            content: content.id,
+            name_label: self.name_label,
+            name_description: self.name_description,
+            tags: self.tags,
+            vdi_type: self.vdi_type,
+            virtual_size: content.virtual_size,
+            created_ms: now_ms(),
+            content_changed_ms: None,
+            snapshot_of: None,
+            snapshot_ms: None,
+            record: self.record,
+        }
+    }
+}
+
+/// A new disk, written and not visible yet.
+#[derive(Debug)]
+pub struct NewDisk {
+    /// Where its content lies.
+    pub staging: Staging,
+    /// What its writer knows of it.
+    pub written: Written,
+    /// The VDI that it becomes.
+    pub vdi: NewVdi,
+}
+
 /// Content that has become visible.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Committed {
@@ -110,21 +111,51 @@ pub struct Committed {
     pub content: ContentId,
 }
 
-/// What is to be removed after the commit.
-struct Leftover {
-    content: ContentId,
-    unread: bool,
-    stale_file: Option<String>,
+/// Content on its way from its staging place to its own.
+#[derive(Debug)]
+pub(super) struct Arrival {
+    pub sr: Arc<Sr>,
+    pub intent: IntentRow,
+    pub row: ContentRow,
+    pub map: Vec<u8>,
 }
 
-impl LocalStore {
-    /// A place for new content on an SR.
-    pub fn stage(&self, sr: &Arc<Sr>) -> Staging {
-        let content = ContentId::random();
-        let file = SrDir::work_file(content, sr.content_format);
-        Staging { content, created_ms: now_ms(), sr: Arc::clone(sr), file, committed: false }
+impl Arrival {
+    pub(super) fn of(
+        staging: &Staging,
+        written: &Written,
+        vdi: VdiId,
+        old: Option<ReplacedContent>,
+        job: Option<String>,
+    ) -> Result<Self, LocalError> {
+        let sr = Arc::clone(staging.sr());
+        let target = SrDir::disk_file(vdi, sr.content_format);
+        let row = ContentRow {
+            id: staging.content(),
+            sr: sr.id,
+            file: target.clone(),
+            format: sr.content_format,
+            virtual_size: written.virtual_size,
+            physical_bytes: written.physical_bytes,
+            map_version: 1,
+            parent: None,
+            created_ms: staging.created_ms(),
+            dropped: false,
+        };
+        let staged = staging.file().to_owned();
+        let intent = IntentRow { content: row.id, sr: sr.id, vdi, staged, target, old, job, epoch: 1 };
+        Ok(Self { sr, intent, row, map: written.map.encode()? })
     }
 
+    pub(super) fn committed(&self) -> Committed {
+        Committed { vdi: self.intent.vdi, content: self.row.id }
+    }
+}
+
+/// Held by whoever moves files, and longer than anybody waits if he hangs.
+pub(super) type Moving = Arc<Mutex<()>>;
+
+impl LocalStore {
     /// Makes staged content visible. Either it all happens, or nothing has changed.
     ///
     /// Goes on to its end when the caller does not wait for it.
@@ -140,295 +171,145 @@ impl LocalStore {
         job: Option<String>,
     ) -> Result<Committed, LocalError> {
         let store = self.clone();
-        to_its_end(async move { store.commit_steps(staging, written, destination, job).await }).await
-    }
-
-    async fn commit_steps(
-        &self,
-        mut staging: Staging,
-        written: Written,
-        destination: Destination,
-        job: Option<String>,
-    ) -> Result<Committed, LocalError> {
-        let sr = Arc::clone(&staging.sr);
-        let (vdi, replaced) = match &destination {
-            Destination::New { vdi, .. } => (*vdi, None),
-            Destination::Replace { vdi, expected, .. } => (*vdi, Some(self.replaced(*vdi, *expected).await?)),
-        };
-        let target = SrDir::disk_file(vdi, sr.content_format);
-        let row = ContentRow {
-            id: staging.content,
-            sr: sr.id,
-            file: target.clone(),
-            format: sr.content_format,
-            virtual_size: written.virtual_size,
-            physical_bytes: written.physical_bytes,
-            map_version: 1,
-            parent: None,
-            created_ms: staging.created_ms,
-            dropped: false,
-        };
-        let map = written.map.encode()?;
-        let intent = IntentRow {
-            content: staging.content,
-            sr: sr.id,
-            vdi,
-            staged: staging.file.clone(),
-            target,
-            old: replaced,
-            job,
-            epoch: 1,
-        };
-        let recorded = intent.clone();
-        self.inner.db.transaction(move |tx| Ok(disks::insert_intent(tx, &recorded)?)).await?;
-        // From here on the file is the intent's, not the staging's: a failure is undone by following it.
-        staging.committed = true;
-        // Held by whoever moves files, and longer than anybody waits if he hangs.
-        let moving = Arc::new(Mutex::new(()));
-        match self.publish(&sr, &intent, row, map, &destination, &moving).await {
-            Ok(leftover) => {
-                self.inner.caretaker.ask(Chore::WriteNames(sr.id));
-                if let Some(leftover) = leftover {
-                    self.clear(&sr, leftover).await;
-                }
-                Ok(Committed { vdi, content: intent.content })
+        match destination {
+            Destination::New { vdi: id, name_label, name_description } => {
+                let (content, record) = (staging.content(), Record::new());
+                let vdi_type = "user".into();
+                let vdi = NewVdi { id, name_label, name_description, tags: Vec::new(), vdi_type, record };
+                self.commit_all(vec![NewDisk { staging, written, vdi }], |_| Ok(()), Vec::new(), job).await?;
+                Ok(Committed { vdi: id, content })
             }
-            Err(LocalError::Pool(IoPoolError::Stuck)) => {
-                // A move that was given up may still happen. Only when it has returned can it be undone, and until
-                // then nobody else may write the VDI.
-                let store = self.clone();
-                tokio::spawn(async move {
-                    let _moved = moving.lock().await;
-                    store.undo(&sr, intent).await;
-                    drop(destination);
-                });
-                Err(LocalError::Pool(IoPoolError::Stuck))
-            }
-            Err(error) => {
-                self.undo(&sr, intent).await;
-                Err(error)
+            Destination::Replace { vdi, expected, claim } => {
+                to_its_end(async move { store.replace(staging, written, (vdi, expected), claim, job).await })
+                    .await
             }
         }
     }
 
-    /// Removes a VDI. Its content goes too, as soon as nobody reads it. Goes on to its end when the caller does
-    /// not wait for it.
+    /// Makes several new disks visible, on one or more SRs, together with what `also` writes: in one transaction, in
+    /// which `also` runs after the VDIs were inserted. `changes` are told after it, besides those of disks and SRs.
+    /// Either it all happens, or nothing has changed. The answer is in the order of the disks; there may be none.
+    ///
+    /// `also` runs a second time when the database's disk is full: it may have no effects but those in the transaction.
+    ///
+    /// Goes on to its end when the caller does not wait for it.
     ///
     /// # Errors
-    /// [`LocalError::NoSuchVdi`], [`LocalError::VdiBusy`], [`LocalError::VdiHasChildren`],
-    /// [`LocalError::SrReadOnly`].
-    pub async fn delete_vdi(&self, id: VdiId) -> Result<(), LocalError> {
+    /// [`LocalError::AlreadyKnown`] when a VDI is not new; what `also` returns; disk and database trouble.
+    pub async fn commit_all(
+        &self,
+        disks: Vec<NewDisk>,
+        also: impl FnMut(&Transaction<'_>) -> Result<(), StateError> + Send + 'static,
+        changes: Vec<ObjectChange>,
+        job: Option<String>,
+    ) -> Result<Vec<Committed>, LocalError> {
         let store = self.clone();
-        to_its_end(async move { store.delete_steps(id).await }).await
+        to_its_end(async move { store.make(disks, also, changes, job).await }).await
     }
 
-    async fn delete_steps(&self, id: VdiId) -> Result<(), LocalError> {
-        let row = self
-            .inner
-            .db
-            .call(move |db| Ok(disks::find_vdi(db, id)?))
-            .await?
-            .ok_or(LocalError::NoSuchVdi(id))?;
-        let sr = self.writable_sr(row.sr)?;
-        let _claim = self.claim(id)?;
-        let outcome = self
-            .inner
-            .db
-            .transaction(move |tx| {
-                let Some(vdi) = disks::find_vdi(tx, id)? else { return Ok(Err(LocalError::NoSuchVdi(id))) };
-                let Some(content) = disks::find_content(tx, vdi.content)? else {
-                    return Ok(Err(LocalError::ContentGone(vdi.content)));
-                };
-                let shared = disks::vdis_of_content(tx, content.id)?.len() > 1;
-                let children = child_files(tx, content.id)?;
-                if !shared && !children.is_empty() {
-                    return Ok(Err(LocalError::VdiHasChildren { vdi: id, children }));
-                }
-                disks::delete_vdi(tx, id)?;
-                if shared {
-                    return Ok(Ok(None));
-                }
-                disks::drop_content(tx, content.id, &content.file)?;
-                Ok(Ok(Some(content)))
-            })
-            .await??;
-        // The disk of which this was a snapshot names it no longer.
-        for vdi in [Some(id), row.snapshot_of].into_iter().flatten() {
-            self.inner.changes.tell(ObjectChange::Vdi(vdi));
+    async fn make(
+        &self,
+        disks: Vec<NewDisk>,
+        also: impl FnMut(&Transaction<'_>) -> Result<(), StateError> + Send + 'static,
+        changes: Vec<ObjectChange>,
+        job: Option<String>,
+    ) -> Result<Vec<Committed>, LocalError> {
+        let (mut stagings, mut arrivals, mut vdis) = (Vec::new(), Vec::new(), Vec::new());
+        for NewDisk { staging, written, vdi } in disks {
+            let arrival = Arrival::of(&staging, &written, vdi.id, None, job.clone())?;
+            vdis.push(vdi.row(&arrival.row));
+            arrivals.push(arrival);
+            stagings.push(staging);
         }
-        self.inner.changes.tell(ObjectChange::Sr(sr.id));
-        self.inner.caretaker.ask(Chore::WriteNames(sr.id));
-        match outcome {
-            None => {}
-            // Nothing leads to the content any more, so nobody can begin to read it now.
-            Some(content) if self.inner.pins.drop_content(content.id) => {
-                self.clear(&sr, Leftover { content: content.id, unread: true, stale_file: None }).await;
+        let arrivals: Arc<[Arrival]> = arrivals.into();
+        self.announce(stagings, &arrivals, true).await?;
+        let moving = Moving::default();
+        match self.show(&arrivals, vdis, also, &moving).await {
+            Ok(()) => {
+                changes.into_iter().for_each(|change| self.inner.changes.tell(change));
+                arrivals.iter().for_each(|arrival| self.tell(&arrival.intent));
+                Ok(arrivals.iter().map(Arrival::committed).collect())
             }
-            Some(content) => self.move_aside(&sr, &content).await,
+            Err(error) => Err(self.take_back(arrivals, moving, (), error).await),
         }
+    }
+
+    /// Step 1; `new` VDIs must not exist.
+    pub(super) async fn announce(
+        &self,
+        stagings: Vec<Staging>,
+        arrivals: &Arc<[Arrival]>,
+        new: bool,
+    ) -> Result<(), LocalError> {
+        let announced = Arc::clone(arrivals);
+        let noted = self.inner.db.transaction(move |tx| {
+            for arrival in announced.iter().filter(|_| new) {
+                if let Some(error) = not_new(tx, arrival)? {
+                    return Ok(Err(error));
+                }
+            }
+            for arrival in announced.iter() {
+                disks::insert_intent(tx, &arrival.intent)?;
+            }
+            Ok(Ok(()))
+        });
+        noted.await??;
+        stagings.into_iter().for_each(Staging::hand_over);
         Ok(())
     }
 
-    /// Refuses when a VDI's content cannot be replaced because other disks build on it.
-    ///
-    /// # Errors
-    /// [`LocalError::NoSuchVdi`], [`LocalError::VdiHasChildren`].
-    pub async fn require_replaceable(&self, vdi: VdiId) -> Result<(), LocalError> {
-        let children = self
-            .inner
-            .db
-            .call(move |db| {
-                let Some(row) = disks::find_vdi(db, vdi)? else { return Ok(None) };
-                Ok(Some(child_files(db, row.content)?))
-            })
-            .await?
-            .ok_or(LocalError::NoSuchVdi(vdi))?;
-        if children.is_empty() { Ok(()) } else { Err(LocalError::VdiHasChildren { vdi, children }) }
-    }
-
-    async fn replaced(&self, vdi: VdiId, expected: ContentId) -> Result<ReplacedContent, LocalError> {
-        self.inner
-            .db
-            .call(move |db| {
-                let current = disks::find_vdi(db, vdi)?.map(|row| row.content);
-                if current.is_none() {
-                    return Ok(Err(LocalError::NoSuchVdi(vdi)));
-                }
-                if current != Some(expected) {
-                    return Ok(Err(LocalError::ContentReplaced(vdi)));
-                }
-                let Some(old) = disks::find_content(db, expected)? else {
-                    return Ok(Err(LocalError::ContentGone(expected)));
-                };
-                let children = child_files(db, old.id)?;
-                if !children.is_empty() {
-                    return Ok(Err(LocalError::VdiHasChildren { vdi, children }));
-                }
-                let aside = SrDir::pinned_file(old.id, old.format);
-                Ok(Ok(ReplacedContent { content: old.id, file: old.file, aside }))
-            })
-            .await?
-    }
-
-    /// Steps 2 and 3.
-    async fn publish(
+    /// Steps 2 and 3 of new disks.
+    async fn show(
         &self,
-        sr: &Arc<Sr>,
-        intent: &IntentRow,
-        row: ContentRow,
-        map: Vec<u8>,
-        destination: &Destination,
-        moving: &Arc<Mutex<()>>,
-    ) -> Result<Option<Leftover>, LocalError> {
-        if let Some(old) = intent.old.clone() {
-            let (dir, named) = (Arc::clone(sr), old.clone());
-            let held = Arc::clone(moving).lock_owned().await;
-            let keep = move || {
-                let _held = held;
-                keep_old_file(&dir.dir, &named)
-            };
-            sr.io.run(keep).await??;
-            // Before the new file takes the old one's name: whoever opens the old content looks there from now on.
-            self.inner.db.transaction(move |tx| Ok(disks::set_file(tx, old.content, &old.aside)?)).await?;
+        arrivals: &Arc<[Arrival]>,
+        vdis: Vec<VdiRow>,
+        mut also: impl FnMut(&Transaction<'_>) -> Result<(), StateError> + Send + 'static,
+        moving: &Moving,
+    ) -> Result<(), LocalError> {
+        for arrival in arrivals.iter() {
+            place(arrival, moving).await?;
         }
-        let (dir, moves) = (Arc::clone(sr), intent.clone());
-        let held = Arc::clone(moving).lock_owned().await;
-        let place = move || {
-            let _held = held;
-            move_into_place(&dir.dir, &moves)
-        };
-        sr.io.run(place).await??;
-        let committing = intent.clone();
-        let vdi = match destination {
-            Destination::New { vdi, name_label, name_description } => Some(VdiRow {
-                id: *vdi,
-                sr: sr.id,
-                content: row.id,
-                name_label: name_label.clone(),
-                name_description: name_description.clone(),
-                tags: Vec::new(),
-                vdi_type: "user".into(),
-                virtual_size: row.virtual_size,
-                created_ms: now_ms(),
-                content_changed_ms: None,
-                snapshot_of: None,
-                snapshot_ms: None,
-                record: Record::new(),
-            }),
-            Destination::Replace { .. } => None,
-        };
-        let switched = move |tx: &rusqlite::Transaction<'_>| -> Result<Result<(), LocalError>, StateError> {
-            if let Some(old) = &committing.old {
-                let current = disks::find_vdi(tx, committing.vdi)?.map(|vdi| vdi.content);
-                if current != Some(old.content) {
-                    return Ok(Err(LocalError::ContentReplaced(committing.vdi)));
-                }
-            }
-            disks::insert_content(tx, &row, &map)?;
-            if let Some(vdi) = &vdi {
+        let shown = Arc::clone(arrivals);
+        let inserted = self.inner.db.transaction(move |tx| {
+            for (arrival, vdi) in shown.iter().zip(&vdis) {
+                disks::insert_content(tx, &arrival.row, &arrival.map)?;
                 disks::insert_vdi(tx, vdi)?;
+                disks::delete_intent(tx, arrival.row.id)?;
             }
-            if let Some(old) = &committing.old {
-                disks::switch_content(tx, committing.vdi, &row, now_ms())?;
-                disks::drop_content(tx, old.content, &old.aside)?;
-            }
-            disks::delete_intent(tx, committing.content)?;
-            Ok(Ok(()))
-        };
-        self.inner.db.transaction(switched).await??;
-        self.inner.changes.tell(ObjectChange::Vdi(intent.vdi));
-        self.inner.changes.tell(ObjectChange::Sr(sr.id));
-        // Nothing leads to the old content any more, so nobody can begin to read it now.
-        Ok(intent.old.clone().map(|old| Leftover {
-            content: old.content,
-            unread: self.inner.pins.drop_content(old.content),
-            stale_file: (old.file != intent.target).then_some(old.file),
-        }))
+            also(tx)
+        });
+        Ok(inserted.await?)
     }
 
-    /// Step 4. What fails here is done by the next start.
-    async fn clear(&self, sr: &Arc<Sr>, leftover: Leftover) {
+    /// Undoes a commit that failed. A move that was given up may still happen: only when it has returned can it be
+    /// undone, and until then nobody else gets what is `held`.
+    pub(super) async fn take_back<H: Send + 'static>(
+        &self,
+        arrivals: Arc<[Arrival]>,
+        moving: Moving,
+        held: H,
+        error: LocalError,
+    ) -> LocalError {
         let store = self.clone();
-        let dir = Arc::clone(sr);
-        let cleared = sr
-            .io
-            .run(move || -> Result<(), LocalError> {
-                if let Some(file) = &leftover.stale_file {
-                    dir.dir.unlink(file)?;
-                    dir.dir.sync_folder_of(file)?;
-                }
-                if leftover.unread { store.remove_dropped(leftover.content) } else { Ok(()) }
-            })
-            .await;
-        if let Err(error) = cleared.unwrap_or_else(|error| Err(error.into())) {
-            tracing::error!(%error, "replaced content could not be removed");
+        let undone = async move {
+            let _moved = moving.lock().await;
+            for arrival in arrivals.iter() {
+                store.undo(&arrival.sr, arrival.intent.clone()).await;
+            }
+            drop(held);
+        };
+        if matches!(error, LocalError::Pool(IoPoolError::Stuck)) {
+            tokio::spawn(undone);
+        } else {
+            undone.await;
         }
+        error
     }
 
-    /// Gives deleted content that is still read its place among the pinned.
-    async fn move_aside(&self, sr: &Arc<Sr>, content: &ContentRow) {
-        let aside = SrDir::pinned_file(content.id, content.format);
-        let (dir, from, to, id) = (Arc::clone(sr), content.file.clone(), aside, content.id);
-        let db: Db = self.inner.db.clone();
-        let moved = sr
-            .io
-            .run(move || -> Result<(), LocalError> {
-                // A second name first: at every moment the name in the database is that of the file.
-                dir.dir.keep_as(&from, &to)?;
-                let file = to.clone();
-                let known = db.transaction_blocking(move |tx| Ok(disks::drop_content(tx, id, &file)?))?;
-                dir.dir.unlink(&from)?;
-                if !known {
-                    // Its last reader has left meanwhile, and the caretaker has removed it.
-                    dir.dir.unlink(&to)?;
-                }
-                dir.dir.sync_folder_of(&to)?;
-                Ok(dir.dir.sync_folder_of(&from)?)
-            })
-            .await;
-        if let Err(error) = moved.unwrap_or_else(|error| Err(error.into())) {
-            tracing::error!(%error, "deleted content that is still read could not be moved aside");
-        }
+    pub(super) fn tell(&self, intent: &IntentRow) {
+        self.inner.changes.tell(ObjectChange::Vdi(intent.vdi));
+        self.inner.changes.tell(ObjectChange::Sr(intent.sr));
+        self.inner.caretaker.ask(Chore::WriteNames(intent.sr));
     }
 
     async fn undo(&self, sr: &Arc<Sr>, intent: IntentRow) {
@@ -437,8 +318,7 @@ impl LocalStore {
             Ok(true) => {}
             // The transaction went through although its answer did not arrive: nothing to undo.
             Ok(false) => {
-                self.inner.changes.tell(ObjectChange::Vdi(intent.vdi));
-                self.inner.changes.tell(ObjectChange::Sr(intent.sr));
+                self.tell(&intent);
                 return;
             }
             Err(error) => {
@@ -463,7 +343,7 @@ impl LocalStore {
 
 /// Runs steps of which none may be left out, whatever becomes of who asked for them: a client that hangs up ends
 /// its request's handler, an abort ends a job.
-async fn to_its_end<R: Send + 'static>(
+pub(super) async fn to_its_end<R: Send + 'static>(
     steps: impl Future<Output = Result<R, LocalError>> + Send + 'static,
 ) -> Result<R, LocalError> {
     match tokio::spawn(steps).await {
@@ -473,7 +353,7 @@ async fn to_its_end<R: Send + 'static>(
 }
 
 /// The files of the disks that build on a content.
-fn child_files(db: &rusqlite::Connection, content: ContentId) -> rusqlite::Result<Vec<String>> {
+pub(super) fn child_files(db: &Connection, content: ContentId) -> rusqlite::Result<Vec<String>> {
     let mut files = Vec::new();
     for child in disks::children_of(db, content)? {
         files.extend(disks::find_content(db, child)?.filter(|row| !row.dropped).map(|row| row.file));
@@ -481,9 +361,27 @@ fn child_files(db: &rusqlite::Connection, content: ContentId) -> rusqlite::Resul
     Ok(files)
 }
 
-fn keep_old_file(dir: &SrDir, old: &ReplacedContent) -> Result<(), SrDirError> {
-    dir.keep_as(&old.file, &old.aside)?;
-    dir.sync_folder_of(&old.aside)
+/// The refusal of a VDI that is to be made and exists already: its file must not be touched.
+fn not_new(db: &Connection, arrival: &Arrival) -> rusqlite::Result<Option<LocalError>> {
+    let Some(known) = disks::find_vdi(db, arrival.intent.vdi)? else { return Ok(None) };
+    let sr = disks::find_sr(db, known.sr)?;
+    let file = disks::find_content(db, known.content)?.map(|content| content.file).unwrap_or_default();
+    Ok(Some(LocalError::AlreadyKnown {
+        what: "VDI",
+        uuid: known.id.to_string(),
+        known: sr.map(|sr| sr.path.join(file)).unwrap_or_default(),
+        offered: arrival.sr.dir.file(&arrival.intent.target),
+    }))
+}
+
+pub(super) async fn place(arrival: &Arrival, moving: &Moving) -> Result<(), LocalError> {
+    let (sr, intent) = (Arc::clone(&arrival.sr), arrival.intent.clone());
+    let held = Arc::clone(moving).lock_owned().await;
+    let moves = move || {
+        let _held = held;
+        move_into_place(&sr.dir, &intent)
+    };
+    Ok(arrival.sr.io.run(moves).await??)
 }
 
 fn move_into_place(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirError> {
@@ -492,3 +390,6 @@ fn move_into_place(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirError> {
     dir.sync_folder_of(&intent.target)?;
     dir.sync_folder_of(&intent.staged)
 }
+
+#[cfg(test)]
+mod tests;

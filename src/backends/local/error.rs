@@ -62,6 +62,9 @@ pub enum LocalError {
     /// Another operation is writing this VDI.
     #[error("the VDI {0} is being written by another operation: try again when that has ended")]
     VdiBusy(VdiId),
+    /// A snapshot is to be taken of a snapshot.
+    #[error("{0} is a snapshot itself: a snapshot can be taken of the VDI that it is one of")]
+    IsSnapshot(VdiId),
     /// Other disks build on this VDI's content.
     #[error("the VDI {vdi} is the parent of other disks ({}): changing it would change them", children.join(", "))]
     VdiHasChildren {

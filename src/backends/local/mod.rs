@@ -1,19 +1,28 @@
 //! The embedded default: SR directories on this machine's file systems, described by the state database.
 //!
 //! Content is committed by intent, rename and one transaction (`commit`), recovered by following the intents
-//! (`recovery`), and stays for as long as somebody reads it (`pins`).
+//! (`recovery`), stays for as long as somebody reads it (`pins`), and may be shared by several VDIs (`snapshots`), one
+//! of which gives its file the name (`moves`).
 
 mod attach;
 mod caretaker;
 mod changes;
 mod commit;
 mod content;
+mod delete;
 mod error;
+mod fuse;
 mod labels;
+mod moves;
 mod pins;
 mod recovery;
+mod replace;
+mod snapshots;
 mod space;
 pub mod sr_dir;
+mod staging;
+#[cfg(test)]
+mod test_support;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -38,7 +47,7 @@ pub use attach::{Attached, Broken, NewSr};
 use caretaker::{Caretaker, Chore};
 use changes::Changes;
 pub use changes::ObjectChange;
-pub use commit::{Committed, Destination, Staging};
+pub use commit::{Committed, Destination, NewDisk, NewVdi};
 pub use content::OpenContent;
 pub use error::{LocalError, Shortage};
 pub use labels::Label;
@@ -46,6 +55,7 @@ pub use pins::{Pin, Pins};
 use space::Reservations;
 pub use space::{Reservation, Space};
 use sr_dir::{KeptVdi, SrDir, SrIdentity};
+pub use staging::Staging;
 
 /// Threads that read from one SR at the same time.
 const READERS_PER_SR: NonZeroUsize = NonZeroUsize::new(8).unwrap();
@@ -82,6 +92,7 @@ pub struct Sr {
     /// Threads of single jobs on it that hang.
     pub given_up: Arc<GivenUp>,
     missing: Mutex<HashSet<ContentId>>,
+    turns: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl Sr {
@@ -95,7 +106,18 @@ impl Sr {
             io: Arc::new(io),
             given_up: Arc::default(),
             missing: Mutex::default(),
+            turns: Arc::default(),
         }))
+    }
+
+    /// The right to move files whose content others may share, which one has at a time. It is needed for moments only:
+    /// who does not get it within `patience` waits for storage that hangs.
+    pub(super) async fn turn(
+        &self,
+        patience: Duration,
+    ) -> Result<tokio::sync::OwnedMutexGuard<()>, LocalError> {
+        let turn = tokio::time::timeout(patience, Arc::clone(&self.turns).lock_owned()).await;
+        turn.map_err(|_| LocalError::Pool(IoPoolError::Stuck))
     }
 
     /// Whether the file of a content was not there when the SR was last looked through.

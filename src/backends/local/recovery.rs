@@ -5,7 +5,9 @@ use std::collections::HashSet;
 
 use crate::ids::ContentId;
 use crate::state::disks::{self, ContentRow, IntentRow, SrRow};
+use crate::state::moves;
 
+use super::moves::{finish, settle};
 use super::sr_dir::{SrDir, SrDirError};
 use super::{LocalError, LocalStore, Sr};
 
@@ -45,6 +47,11 @@ impl LocalStore {
             undo_moves(&sr.dir, &intent)?;
             self.inner.db.transaction_blocking(move |tx| Ok(disks::undo_intent(tx, &intent)?))?;
         }
+        for step in self.inner.db.call_blocking(move |db| Ok(moves::of_sr(db, id)?))? {
+            tracing::warn!(content = %step.content, "bringing an interrupted move of a file to its end");
+            finish(&self.inner.db, &sr.dir, step.content)?;
+        }
+        self.settle_all(sr)?;
         let contents = self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))?;
         let keeps = |content: &&ContentRow| !content.dropped || needed.contains(&content.id);
         // What is not dropped may be replaced by a growth that goes on before its reader is there.
@@ -67,6 +74,21 @@ impl LocalStore {
         let kept: HashSet<&str> =
             contents.iter().filter(keeps).map(|content| content.file.as_str()).collect();
         sweep(&sr.dir, &kept)
+    }
+
+    /// Gives files that none of the VDIs which share their content gives its name, because a server stopped in
+    /// between, such a name.
+    fn settle_all(&self, sr: &Sr) -> Result<(), LocalError> {
+        let id = sr.id;
+        for content in self.inner.db.call_blocking(move |db| Ok(disks::contents_of_sr(db, id)?))? {
+            if content.dropped || !sr.dir.exists(&content.file) {
+                continue;
+            }
+            if let Err(error) = settle(&self.inner.db, &sr.dir, content.id) {
+                tracing::error!(file = %content.file, %error, "a file does not bear the name of a VDI, and stays so");
+            }
+        }
+        Ok(())
     }
 
     fn look_for_missing(&self, sr: &Sr) -> Result<(), LocalError> {
@@ -107,10 +129,13 @@ pub(super) fn undo_moves(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirErr
             if moved && old.file != intent.target {
                 dir.unlink(&intent.target)?;
             }
-            // Over the new file, if that has taken the old one's name. When both names are still those of one
-            // file, the rename does nothing, and the second name goes below.
-            dir.rename(&old.aside, &old.file)?;
-            dir.unlink(&old.aside)?;
+            // The new file lies under the old one's name, or the old one was moved where there are no second names.
+            let taken = moved && old.file == intent.target;
+            if taken || !dir.exists(&old.file) || dir.is_one_file(&old.aside, &old.file) {
+                // When both names are still those of one file, the rename does nothing, and the second name goes below.
+                dir.rename(&old.aside, &old.file)?;
+                dir.unlink(&old.aside)?;
+            }
             dir.sync_folder_of(&old.aside)?;
         }
         None | Some(_) => {}
@@ -121,64 +146,6 @@ pub(super) fn undo_moves(dir: &SrDir, intent: &IntentRow) -> Result<(), SrDirErr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::ids::{ContentId, SrId, VdiId};
-    use crate::state::disks::ReplacedContent;
-    use std::fs;
-
-    /// The moves of a replacement, stopped after each of them.
-    fn stopped_after(steps: usize, old_file: &str, target: &str) -> (tempfile::TempDir, SrDir, IntentRow) {
-        let folder = tempfile::tempdir().unwrap();
-        let dir = SrDir::take(folder.path(), false).unwrap();
-        let intent = IntentRow {
-            content: ContentId::random(),
-            sr: SrId::random(),
-            vdi: VdiId::random(),
-            staged: ".gantry/work/new".into(),
-            target: target.into(),
-            old: Some(ReplacedContent {
-                content: ContentId::random(),
-                file: old_file.into(),
-                aside: ".gantry/pinned/old".into(),
-            }),
-            job: None,
-            epoch: 1,
-        };
-        fs::write(dir.file(old_file), "old").unwrap();
-        fs::write(dir.file(&intent.staged), "new").unwrap();
-        if steps > 0 {
-            dir.keep_as(old_file, ".gantry/pinned/old").unwrap();
-        }
-        if steps > 1 {
-            dir.rename(&intent.staged, target).unwrap();
-        }
-        (folder, dir, intent)
-    }
-
-    #[test]
-    fn a_replacement_that_stopped_at_any_step_leaves_the_old_content_alone() {
-        for (old_file, target) in [("a.raw", "a.raw"), ("a.vhd", "a.raw")] {
-            for steps in 0..3 {
-                let (_folder, dir, intent) = stopped_after(steps, old_file, target);
-                undo_moves(&dir, &intent).unwrap();
-                // Doing it again, after a crash in the middle of it, changes nothing.
-                undo_moves(&dir, &intent).unwrap();
-                assert_eq!(fs::read_to_string(dir.file(old_file)).unwrap(), "old", "step {steps}");
-                assert_eq!(dir.own_files("work").unwrap(), Vec::<String>::new());
-                assert_eq!(dir.own_files("pinned").unwrap(), Vec::<String>::new());
-                assert_eq!(dir.exists(target), old_file == target);
-            }
-        }
-    }
-
-    #[test]
-    fn a_new_disk_whose_commit_stopped_is_gone() {
-        let (_folder, dir, mut intent) = stopped_after(0, "other.raw", "new.raw");
-        intent.old = None;
-        dir.rename(&intent.staged, &intent.target).unwrap();
-        undo_moves(&dir, &intent).unwrap();
-        assert!(!dir.exists("new.raw"));
-        assert!(dir.exists("other.raw"));
-    }
-}
+mod crashes;
+#[cfg(test)]
+mod tests;

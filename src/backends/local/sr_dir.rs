@@ -11,13 +11,15 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufRead, BufReader, Read, Write};
-use std::os::unix::fs::OpenOptionsExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use serde::{Deserialize, Serialize};
 
 use crate::ids::{ContentId, DiskFormat, SrId, VdiId};
+
+use super::fuse::Fuse;
 
 /// The version of `sr.json` and `objects.ndjson` that this program writes; a newer one is refused.
 pub const SR_FORMAT_VERSION: u32 = 1;
@@ -122,6 +124,7 @@ pub struct SrDir {
     path: PathBuf,
     read_only: bool,
     _lock: Option<File>,
+    fuse: Fuse,
 }
 
 impl SrDir {
@@ -137,7 +140,8 @@ impl SrDir {
                 path: path.into(),
                 source,
             })?;
-            return Ok(Self { path: path.into(), read_only, _lock: lock_shared_directory(path)? });
+            let lock = lock_shared_directory(path)?;
+            return Ok(Self { path: path.into(), read_only, _lock: lock, fuse: Fuse::default() });
         }
         let own = path.join(".gantry");
         for folder in [path.to_path_buf(), own.clone(), own.join("work"), own.join("pinned")] {
@@ -157,7 +161,7 @@ impl SrDir {
             .open(&name)
             .map_err(|source| SrDirError::Io { action: "opening lock", path: name.clone(), source })?;
         match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Self { path: path.into(), read_only, _lock: Some(lock) }),
+            Ok(()) => Ok(Self { path: path.into(), read_only, _lock: Some(lock), fuse: Fuse::default() }),
             Err(rustix::io::Errno::WOULDBLOCK) => Err(SrDirError::Locked { path: path.into(), lock: name }),
             Err(errno) => Err(SrDirError::Io { action: "locking", path: name, source: errno.into() }),
         }
@@ -166,6 +170,12 @@ impl SrDir {
     /// The directory itself.
     pub fn path(&self) -> &Path {
         &self.path
+    }
+
+    /// Where a test stops its changes.
+    #[cfg(test)]
+    pub fn fuse(&self) -> &Fuse {
+        &self.fuse
     }
 
     /// Whether nothing in it may be changed.
@@ -181,6 +191,12 @@ impl SrDir {
     /// Where a VDI's content lies, relative to the directory.
     pub fn disk_file(vdi: VdiId, format: DiskFormat) -> String {
         format!("{vdi}.{format}")
+    }
+
+    /// The VDI whose name a file in the directory bears, and the form of its content: `<uuid>.vhd` or `<uuid>.raw`.
+    pub fn disk_of(file: &str) -> Option<(VdiId, DiskFormat)> {
+        let (stem, extension) = file.rsplit_once('.')?;
+        Some((stem.parse().ok()?, extension.parse().ok()?))
     }
 
     /// Where content in the making lies, relative to the directory.
@@ -273,10 +289,12 @@ impl SrDir {
     /// Gives a file another name in the directory; both names are relative.
     pub fn rename(&self, from: &str, to: &str) -> Result<(), SrDirError> {
         let from = self.file(from);
-        fs::rename(&from, self.file(to)).map_err(|source| SrDirError::Io {
-            action: "renaming",
-            path: from,
-            source,
+        self.fuse.run(|| {
+            fs::rename(&from, self.file(to)).map_err(|source| SrDirError::Io {
+                action: "renaming",
+                path: from.clone(),
+                source,
+            })
         })
     }
 
@@ -284,31 +302,44 @@ impl SrDir {
     /// file. An older file of that name is replaced. Where the file system knows no second names, the file is
     /// moved.
     pub fn keep_as(&self, from: &str, to: &str) -> Result<(), SrDirError> {
+        if from == to {
+            return Ok(());
+        }
         self.unlink(to)?;
-        let path = self.file(from);
-        match fs::hard_link(&path, self.file(to)) {
+        let (path, other) = (self.file(from), self.file(to));
+        self.fuse.run(|| match fs::hard_link(&path, &other) {
             Ok(()) => Ok(()),
             Err(source) if source.kind() == io::ErrorKind::NotFound => {
-                Err(SrDirError::Io { action: "linking", path, source })
+                Err(SrDirError::Io { action: "linking", path: path.clone(), source })
             }
-            Err(_) => self.rename(from, to),
-        }
+            Err(_) => fs::rename(&path, &other).map_err(|source| SrDirError::Io {
+                action: "renaming",
+                path: path.clone(),
+                source,
+            }),
+        })
     }
 
     /// Removes a file; one that is gone already is fine.
     pub fn unlink(&self, relative: &str) -> Result<(), SrDirError> {
         let path = self.file(relative);
-        match fs::remove_file(&path) {
+        self.fuse.run(|| match fs::remove_file(&path) {
             Err(source) if source.kind() != io::ErrorKind::NotFound => {
-                Err(SrDirError::Io { action: "removing", path, source })
+                Err(SrDirError::Io { action: "removing", path: path.clone(), source })
             }
             _ => Ok(()),
-        }
+        })
     }
 
     /// Whether a file is there.
     pub fn exists(&self, relative: &str) -> bool {
         fs::symlink_metadata(self.file(relative)).is_ok()
+    }
+
+    /// Whether two names are those of one file.
+    pub fn is_one_file(&self, one: &str, other: &str) -> bool {
+        let file = |name| fs::symlink_metadata(self.file(name)).map(|found| (found.dev(), found.ino()));
+        matches!((file(one), file(other)), (Ok(one), Ok(other)) if one == other)
     }
 
     /// The names of the files in one of Gantry's own folders (`work` or `pinned`), relative to the directory.

@@ -1,0 +1,134 @@
+//! What may be done to a VDI beside changing it: `/vdis/<id>/actions`.
+
+use actix_web::http::StatusCode;
+use actix_web::http::header::LOCATION;
+use actix_web::{HttpRequest, HttpResponse, web};
+use serde_json::{Value, json};
+
+use crate::auth::Capability;
+use crate::ids::VdiId;
+use crate::inventory::Collection;
+use crate::transfers::snapshot::{SnapshotError, begin_of_vdi};
+
+use super::App;
+use super::JSON;
+use super::caller::Caller;
+use super::collections::existing;
+use super::error::ApiError;
+use super::idempotency::Made;
+use super::query::{Params, Query};
+use super::vdis::check_text;
+
+/// The actions, with their parameters.
+const ACTIONS: [&str; 1] = ["snapshot"];
+/// Why there are no others.
+const NO_OTHERS: &str = "a snapshot can be taken of a VDI of the local store";
+
+/// `GET /vdis/<id>/actions`, where `_` stands for any VDI.
+///
+/// # Errors
+/// 404 for the VDI.
+pub async fn list(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
+    require_readable(&app, &caller, id).await?;
+    let link = |name| Value::from(format!("/rest/v0/vdis/{id}/actions/{name}"));
+    Ok(HttpResponse::Ok().content_type(JSON).json(ACTIONS.map(link)))
+}
+
+/// `GET /vdis/<id>/actions/<action>`: the parameters that it takes.
+///
+/// # Errors
+/// 404 for the VDI or the action.
+pub async fn describe(
+    app: web::Data<App>,
+    caller: Caller,
+    id: &str,
+    action: String,
+) -> Result<HttpResponse, ApiError> {
+    require_readable(&app, &caller, id).await?;
+    match action.as_str() {
+        "snapshot" => {
+            let params = json!({ "params": { "name_label": { "type": "string", "optional": true } } });
+            Ok(HttpResponse::Ok().content_type(JSON).json(params))
+        }
+        _ => Err(ApiError::NoSuchAction { name: action, reason: NO_OTHERS }),
+    }
+}
+
+async fn require_readable(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError> {
+    caller.require(Capability::Read, Some(id), "vdi")?;
+    if id != "_" {
+        let object = existing(app, Collection::Vdis, id).await?;
+        require_seen(caller, &object, id, "read")?;
+    }
+    Ok(())
+}
+
+fn require_seen(caller: &Caller, object: &Value, id: &str, action: &'static str) -> Result<(), ApiError> {
+    let sr = object.get("$SR").and_then(Value::as_str);
+    if caller.principal().sees(id, sr) {
+        return Ok(());
+    }
+    Err(ApiError::Forbidden { object: Some(id.into()), action, resource: "vdi" })
+}
+
+/// `POST /vdis/<id>/actions/<action>`.
+///
+/// # Errors
+/// As the action; 404 when there is none of that name.
+pub async fn act(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    (id, action): (String, String),
+    params: Params,
+) -> Result<HttpResponse, ApiError> {
+    match action.as_str() {
+        "snapshot" => snapshot(app, caller, request, &id, params).await,
+        _ => Err(ApiError::NoSuchAction { name: action, reason: NO_OTHERS }),
+    }
+}
+
+/// `POST /vdis/<id>/actions/snapshot`.
+///
+/// # Errors
+/// 404, also for what is a snapshot itself; 409 when the SR is read-only.
+async fn snapshot(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: &str,
+    mut params: Params,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Import, Some(id), "vdi")?;
+    let sync = Query::of(&request)?.flag("sync")?;
+    let name_label = params.text("name_label")?;
+    check_text("name_label", name_label.as_deref())?;
+    params.nothing_else()?;
+    let object = existing(&app, Collection::Vdis, id).await?;
+    require_seen(&caller, &object, id, "snapshot")?;
+    let no_such = |_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() };
+    let (vdi, taken): (VdiId, _) = (id.parse().map_err(no_such)?, VdiId::random());
+    caller.makes(Made::Vdi(taken), None, || created(taken)).await?;
+    let owner = Some(caller.user().to_string());
+    let running = begin_of_vdi(&app.engine, &app.store, (vdi, taken), name_label, owner).await?;
+    let task = running.task();
+    caller.began(task).await?;
+    if !sync {
+        return Ok(HttpResponse::build(StatusCode::ACCEPTED)
+            .insert_header((LOCATION, format!("/rest/v0/tasks/{task}")))
+            .content_type(JSON)
+            .json(json!({ "taskId": task.to_string() })));
+    }
+    running.taken(&app.engine, app.config.transfers.queue_wait.get()).await.map_err(|error| match error {
+        SnapshotError::Turn(error) => ApiError::from(error),
+        SnapshotError::Store(error) => ApiError::from(error),
+    })?;
+    Ok(created(taken))
+}
+
+fn created(snapshot: VdiId) -> HttpResponse {
+    HttpResponse::build(StatusCode::CREATED)
+        .insert_header((LOCATION, format!("/rest/v0/vdi-snapshots/{snapshot}")))
+        .content_type(JSON)
+        .json(json!({ "id": snapshot.to_string() }))
+}
