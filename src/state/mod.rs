@@ -13,9 +13,11 @@ pub mod idempotency;
 pub mod jobs;
 pub mod meta;
 mod migrations;
+pub mod networks;
 pub mod objects;
 pub mod tokens;
 pub mod users;
+pub mod vms;
 
 pub use datadir::{DataDir, DataDirError};
 pub use db::Db;
