@@ -463,7 +463,7 @@ impl LocalStore {
 
 /// Runs steps of which none may be left out, whatever becomes of who asked for them: a client that hangs up ends
 /// its request's handler, an abort ends a job.
-async fn to_its_end<R: Send + 'static>(
+pub(super) async fn to_its_end<R: Send + 'static>(
     steps: impl Future<Output = Result<R, LocalError>> + Send + 'static,
 ) -> Result<R, LocalError> {
     match tokio::spawn(steps).await {

@@ -14,6 +14,9 @@ mod pins;
 mod recovery;
 mod space;
 pub mod sr_dir;
+mod vbds;
+mod vm_records;
+mod vms;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -46,6 +49,8 @@ pub use pins::{Pin, Pins};
 use space::Reservations;
 pub use space::{Reservation, Space};
 use sr_dir::{KeptVdi, SrDir, SrIdentity};
+pub use vbds::NewVbd;
+pub use vms::NewVm;
 
 /// Threads that read from one SR at the same time.
 const READERS_PER_SR: NonZeroUsize = NonZeroUsize::new(8).unwrap();
