@@ -135,12 +135,19 @@ impl Principal {
     /// Whether the object is one that the token sees: it is listed itself, or it is or lies in a listed SR (`sr`:
     /// where it lies, if it does).
     pub fn sees(&self, object: &str, sr: Option<&str>) -> bool {
+        self.sees_part(object, None, sr.map(str::to_owned).as_slice())
+    }
+
+    /// Whether the object is one that the token sees: it is listed itself, or `owner` is, of which it is a part; or it
+    /// lies in SRs, and each of these is listed.
+    pub fn sees_part(&self, object: &str, owner: Option<&str>, srs: &[String]) -> bool {
         let Some(token) = self.token.as_ref().filter(|_| self.is_limited()) else { return true };
         let listed =
             |list: &Option<BTreeSet<String>>, id: &str| list.as_ref().is_some_and(|ids| ids.contains(id));
         listed(&token.objects, object)
             || listed(&token.srs, object)
-            || sr.is_some_and(|sr| listed(&token.srs, sr))
+            || owner.is_some_and(|owner| listed(&token.objects, owner))
+            || (!srs.is_empty() && srs.iter().all(|sr| listed(&token.srs, sr)))
     }
 }
 
@@ -215,6 +222,18 @@ mod tests {
             Err(Forbidden { missing: Capability::Administer })
         );
         assert_eq!(limited.require(Capability::Change), Ok(()));
+    }
+
+    #[test]
+    fn a_limited_token_sees_a_part_of_its_objects_and_what_lies_wholly_in_its_srs() {
+        let limited = principal(Role::Admin, Some(token(None, Some(&["vm-1"]), Some(&["sr-1", "sr-2"]))));
+        let srs = |ids: &[&str]| ids.iter().map(ToString::to_string).collect::<Vec<_>>();
+        assert!(limited.sees_part("vm-1", None, &srs(&["sr-3"])));
+        assert!(limited.sees_part("vbd", Some("vm-1"), &[]));
+        assert!(limited.sees_part("vm-2", None, &srs(&["sr-1", "sr-2"])));
+        assert!(!limited.sees_part("vm-2", None, &srs(&["sr-1", "sr-3"])));
+        assert!(!limited.sees_part("vm-2", None, &[]), "one without disks lies nowhere");
+        assert!(!limited.sees_part("vbd", Some("vm-2"), &[]));
     }
 
     #[test]

@@ -4,7 +4,7 @@
 use serde_json::{Map, Value, json};
 
 use crate::backends::local::{Label, Site, Space};
-use crate::ids::VdiId;
+use crate::ids::{VbdId, VdiId};
 use crate::state::disks::{Chain, ContentRow, SrRow, VdiRow};
 
 /// The id of an object.
@@ -32,6 +32,7 @@ pub fn vdi(
     row: &VdiRow,
     content: &ContentRow,
     chain: &Chain,
+    vbds: &[VbdId],
     snapshots: &[VdiId],
     missing: bool,
     site: Site,
@@ -43,7 +44,7 @@ pub fn vdi(
         "usage": content.physical_bytes,
         "VDI_type": row.vdi_type,
         "$SR": row.sr,
-        "$VBDs": [],
+        "$VBDs": vbds,
         "snapshots": snapshots,
         "tags": row.tags,
         "missing": missing,
@@ -157,7 +158,7 @@ mod tests {
             dropped: false,
         };
         let chain = Chain { physical_bytes: 4096, parent: None };
-        let object = vdi(&row, &content, &chain, &[], false, site);
+        let object = vdi(&row, &content, &chain, &[], &[], false, site);
         for member in [
             "id",
             "type",
@@ -183,7 +184,7 @@ mod tests {
             assert!(object.get(member).is_some(), "{member}");
         }
         let snapshot = VdiRow { snapshot_of: Some(VdiId::random()), ..row };
-        let object = vdi(&snapshot, &content, &chain, &[], false, site);
+        let object = vdi(&snapshot, &content, &chain, &[], &[], false, site);
         assert_eq!(object["type"], "VDI-snapshot");
         assert_eq!(object["snapshot_time"], 1_700_000_000);
         assert!(object.get("chainPhysicalUsage").is_none());

@@ -9,7 +9,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Capability, Principal};
 use crate::inventory::filter::Filter;
-use crate::inventory::{Collection, Inventory};
+use crate::inventory::{Collection, Inventory, Placed};
 
 use super::App;
 use super::JSON;
@@ -403,12 +403,9 @@ impl Walk {
         while self.left > 0 {
             let page = self.inventory.page(self.collection, &self.after, PAGE_ROWS).await?;
             let Some(last) = page.last() else { return Ok(None) };
-            self.after = text(last, "id").to_owned();
-            let seen = page.into_iter().filter(|object| sees(&self.principal, object));
-            let linked = seen.map(|object| {
-                let href = format!("/rest/v0/{}/{}", self.collection.name(), text(&object, "id"));
-                (object, href)
-            });
+            self.after = last.id().to_owned();
+            let seen = page.into_iter().filter(|placed| sees(&self.principal, placed));
+            let linked = seen.map(|placed| linked(self.collection, placed));
             let kept = self.listing.matching(linked.collect(), self.left).await?;
             let elements: Vec<Value> =
                 kept.into_iter().map(|(object, href)| self.listing.element(object, &href)).collect();
@@ -421,13 +418,15 @@ impl Walk {
     }
 }
 
-fn text<'a>(object: &'a Value, member: &str) -> &'a str {
-    object.get(member).and_then(Value::as_str).unwrap_or_default()
+/// An object with its link.
+pub fn linked(collection: Collection, placed: Placed) -> (Value, String) {
+    let href = format!("/rest/v0/{}/{}", collection.name(), placed.id());
+    (placed.object, href)
 }
 
 /// Whether a token that is limited to some objects shows this one.
-fn sees(principal: &Principal, object: &Value) -> bool {
-    principal.sees(text(object, "id"), object.get("$SR").and_then(Value::as_str))
+pub fn sees(principal: &Principal, placed: &Placed) -> bool {
+    principal.sees_part(placed.id(), placed.place.owner.as_deref(), &placed.place.srs)
 }
 
 /// `GET /<collection>/<id>`.
@@ -441,15 +440,26 @@ pub async fn one(
     id: &str,
 ) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, Some(id), collection.name())?;
-    let object = existing(&app, collection, id).await?;
-    if !sees(caller.principal(), &object) {
-        return Err(ApiError::Forbidden {
-            object: Some(id.into()),
-            action: "read",
-            resource: collection.kind(),
-        });
-    }
+    let object = seen(&app, &caller, collection, id, "read").await?;
     Ok(HttpResponse::Ok().content_type(JSON).json(object))
+}
+
+/// An object that must be in a collection and that the caller's token must see, who wants to do something to it.
+///
+/// # Errors
+/// 404; 403 for one that the token does not see.
+pub async fn seen(
+    app: &App,
+    caller: &Caller,
+    collection: Collection,
+    id: &str,
+    action: &'static str,
+) -> Result<Value, ApiError> {
+    let placed = find(app, collection, id).await?;
+    if sees(caller.principal(), &placed) {
+        return Ok(placed.object);
+    }
+    Err(ApiError::Forbidden { object: Some(id.into()), action, resource: collection.kind() })
 }
 
 /// An object that must be in a collection.
@@ -457,6 +467,10 @@ pub async fn one(
 /// # Errors
 /// 404.
 pub async fn existing(app: &App, collection: Collection, id: &str) -> Result<Value, ApiError> {
+    find(app, collection, id).await.map(|placed| placed.object)
+}
+
+async fn find(app: &App, collection: Collection, id: &str) -> Result<Placed, ApiError> {
     let found = app.inventory.object(collection, id).await?;
     found.ok_or_else(|| ApiError::NoSuchObject { kind: collection.kind(), id: id.to_owned() })
 }

@@ -511,7 +511,15 @@ fn disk_class(error: &DiskError) -> (StatusCode, &'static str) {
 
 fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
     match error {
-        LocalError::NoSuchVdi(_) | LocalError::NoSuchSr(_) => (StatusCode::NOT_FOUND, "no_such_object"),
+        LocalError::NoSuchVdi(_)
+        | LocalError::NoSuchSr(_)
+        | LocalError::NoSuchVm(_)
+        | LocalError::NoSuchVbd(_)
+        | LocalError::NoSuchNetwork(_) => (StatusCode::NOT_FOUND, "no_such_object"),
+        LocalError::VmIsSnapshot(_) => (StatusCode::CONFLICT, "vm_is_snapshot"),
+        LocalError::VdiIsSnapshot(_) => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_is_snapshot"),
+        LocalError::VdiTwice { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_twice"),
+        LocalError::NoPosition { .. } => (StatusCode::CONFLICT, "no_free_position"),
         LocalError::SrUnavailable { .. } => (StatusCode::SERVICE_UNAVAILABLE, "sr_unavailable"),
         LocalError::SrReadOnly(_) => (StatusCode::CONFLICT, "sr_read_only"),
         LocalError::SrNotEmpty { .. } => (StatusCode::CONFLICT, "sr_not_empty"),
@@ -548,6 +556,13 @@ fn store_data(error: &LocalError) -> Option<Value> {
     match error {
         LocalError::NoSuchVdi(id) => Some(json!({ "id": id, "type": "VDI" })),
         LocalError::NoSuchSr(id) => Some(json!({ "id": id, "type": "SR" })),
+        LocalError::NoSuchVm(id) => Some(json!({ "id": id, "type": "VM" })),
+        LocalError::NoSuchVbd(id) => Some(json!({ "id": id, "type": "VBD" })),
+        LocalError::NoSuchNetwork(id) => Some(json!({ "id": id, "type": "network" })),
+        LocalError::VmIsSnapshot(id) => Some(json!({ "id": id })),
+        LocalError::VdiIsSnapshot(id) => Some(json!({ "id": id })),
+        LocalError::VdiTwice { vm, vdi } => Some(json!({ "VM": vm, "VDI": vdi })),
+        LocalError::NoPosition { vm, position, .. } => Some(json!({ "VM": vm, "position": position })),
         LocalError::SrNotEmpty { sr, count } => Some(json!({ "id": sr, "count": count })),
         LocalError::NoSpace(shortage) => serde_json::to_value(shortage).ok(),
         LocalError::AlreadyKnown { uuid, known, offered, .. } => {

@@ -17,7 +17,7 @@ use crate::transfers::representation::entity_tag;
 
 use super::App;
 use super::caller::Caller;
-use super::collections::existing;
+use super::collections::seen;
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::imports::check_stored_size;
@@ -63,8 +63,7 @@ pub async fn patch(
     mut params: Params,
 ) -> Result<HttpResponse, ApiError> {
     require_change(&caller, collection, id)?;
-    let object = existing(&app, collection, id).await?;
-    require_seen(&caller, &object, id)?;
+    let object = seen(&app, &caller, collection, id, "change").await?;
     let mut change = Change::default();
     for (modern, old, field) in [
         ("nameLabel", "name_label", &mut change.label),
@@ -159,14 +158,6 @@ fn require_change(caller: &Caller, collection: Collection, id: &str) -> Result<(
     caller.require(capability, Some(id), collection.kind())
 }
 
-fn require_seen(caller: &Caller, object: &Value, id: &str) -> Result<(), ApiError> {
-    let sr = object.get("$SR").and_then(Value::as_str);
-    if caller.principal().sees(id, sr) {
-        return Ok(());
-    }
-    Err(ApiError::Forbidden { object: Some(id.into()), action: "change", resource: "object" })
-}
-
 /// Changes label, description and tags of an object that exists.
 async fn apply(
     app: &App,
@@ -212,8 +203,7 @@ pub async fn tag(
     present: bool,
 ) -> Result<HttpResponse, ApiError> {
     require_change(&caller, collection, id)?;
-    let object = existing(&app, collection, id).await?;
-    require_seen(&caller, &object, id)?;
+    seen(&app, &caller, collection, id, "change").await?;
     check_text("tags", Some(&tag))?;
     apply(&app, collection, id, move |_, _, tags| match (present, tags.iter().position(|one| *one == tag)) {
         (true, None) if tags.len() < MAX_TAGS => tags.push(tag.clone()),
@@ -235,8 +225,7 @@ pub async fn delete(
     id: &str,
 ) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Change, Some(id), collection.kind())?;
-    let object = existing(&app, collection, id).await?;
-    require_seen(&caller, &object, id)?;
+    seen(&app, &caller, collection, id, "change").await?;
     let no_such = |_| ApiError::NoSuchObject { kind: collection.kind(), id: id.to_owned() };
     let vdi: VdiId = id.parse().map_err(no_such)?;
     app.store.delete_vdi(vdi).await?;

@@ -50,7 +50,7 @@ pub async fn stream(
 fn liner(listing: Listing, object: Option<String>) -> Liner {
     let shown: Mutex<HashSet<String>> = Mutex::default();
     Arc::new(move |change: &Change| {
-        if object.is_some() && change.about != object {
+        if object.is_some() && change.place.owner != object {
             return None;
         }
         let mut shown = shown.lock().unwrap_or_else(PoisonError::into_inner);
@@ -86,10 +86,11 @@ fn with_id(mut element: Value, id: &str) -> Value {
 mod tests {
     use super::super::query::Query;
     use super::*;
+    use crate::inventory::Place;
 
     async fn line(query: &str, object: Option<&str>, news: News) -> Option<String> {
         let listing = Listing::of(&Query::parse(query).unwrap()).await.unwrap();
-        let change = Change { id: "0t".into(), about: Some("vdi".into()), news };
+        let change = Change { id: "0t".into(), place: Place::about("vdi"), news };
         let line = liner(listing, object.map(str::to_owned))(&change);
         line.map(|line| String::from_utf8(line.to_vec()).unwrap())
     }

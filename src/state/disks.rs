@@ -150,7 +150,10 @@ where
     text.parse().map_err(|error| conversion(row, column, error))
 }
 
-fn parsed_optional<T: std::str::FromStr>(row: &Row<'_>, column: &str) -> rusqlite::Result<Option<T>>
+pub(super) fn parsed_optional<T: std::str::FromStr>(
+    row: &Row<'_>,
+    column: &str,
+) -> rusqlite::Result<Option<T>>
 where
     T::Err: std::error::Error + Send + Sync + 'static,
 {
@@ -158,7 +161,7 @@ where
     text.map(|text| text.parse().map_err(|error| conversion(row, column, error))).transpose()
 }
 
-fn conversion(
+pub(super) fn conversion(
     row: &Row<'_>,
     column: &str,
     error: impl std::error::Error + Send + Sync + 'static,
@@ -167,12 +170,12 @@ fn conversion(
     rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, Box::new(error))
 }
 
-fn tags(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
+pub(super) fn tags(row: &Row<'_>) -> rusqlite::Result<Vec<String>> {
     let text: String = row.get("tags")?;
     serde_json::from_str(&text).map_err(|error| conversion(row, "tags", error))
 }
 
-fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
+pub(super) fn unsigned(row: &Row<'_>, column: &str) -> rusqlite::Result<u64> {
     let number: i64 = row.get(column)?;
     u64::try_from(number).map_err(|error| conversion(row, column, error))
 }
@@ -181,12 +184,12 @@ fn signed(number: u64) -> rusqlite::Result<i64> {
     i64::try_from(number).map_err(|error| rusqlite::Error::ToSqlConversionFailure(Box::new(error)))
 }
 
-fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
+pub(super) fn record(row: &Row<'_>) -> rusqlite::Result<Record> {
     let text: String = row.get("record")?;
     serde_json::from_str(&text).map_err(|error| conversion(row, "record", error))
 }
 
-fn json(list: &[String]) -> String {
+pub(super) fn json(list: &[String]) -> String {
     serde_json::Value::from(list.to_vec()).to_string()
 }
 

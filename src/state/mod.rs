@@ -15,9 +15,11 @@ pub mod jobs;
 pub mod meta;
 mod migrations;
 pub mod moves;
+pub mod networks;
 pub mod objects;
 pub mod tokens;
 pub mod users;
+pub mod vms;
 
 pub use datadir::{DataDir, DataDirError};
 pub use db::Db;

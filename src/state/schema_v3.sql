@@ -55,6 +55,39 @@ CREATE TABLE vifs (
 CREATE INDEX vifs_of_vm ON vifs (vm_id);
 CREATE INDEX vifs_of_network ON vifs (network_id);
 
+-- A VBD goes with its VDI, as in xapi, whichever way the VDI goes.
+CREATE TRIGGER vbds_go_with_vdi AFTER DELETE ON vdis BEGIN
+    DELETE FROM vbds WHERE vdi_id = OLD.id;
+END;
+-- vms.changed_ms moves with whatever an export of the VM shows: its VBDs and VIFs, the names of its disks and networks.
+-- It always grows, also when a clock is set back.
+CREATE TRIGGER vm_changed_by_new_vbd AFTER INSERT ON vbds BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = NEW.vm_id;
+END;
+CREATE TRIGGER vm_changed_by_vbd AFTER UPDATE ON vbds BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = NEW.vm_id;
+END;
+CREATE TRIGGER vm_changed_by_old_vbd AFTER DELETE ON vbds BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = OLD.vm_id;
+END;
+CREATE TRIGGER vm_changed_by_new_vif AFTER INSERT ON vifs BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = NEW.vm_id;
+END;
+CREATE TRIGGER vm_changed_by_vif AFTER UPDATE ON vifs BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = NEW.vm_id;
+END;
+CREATE TRIGGER vm_changed_by_old_vif AFTER DELETE ON vifs BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = OLD.vm_id;
+END;
+CREATE TRIGGER vm_changed_by_vdi AFTER UPDATE ON vdis BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    WHERE id IN (SELECT vm_id FROM vbds WHERE vdi_id = NEW.id);
+END;
+CREATE TRIGGER vm_changed_by_network AFTER UPDATE ON networks BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    WHERE id IN (SELECT vm_id FROM vifs WHERE network_id = NEW.id);
+END;
+
 CREATE TABLE export_documents (         -- the ova.xml of exports that somebody may go on with
     etag TEXT PRIMARY KEY,              -- of the plain export
     xml BLOB NOT NULL,

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use tokio::sync::broadcast;
 
-use crate::ids::{SrId, VdiId};
+use crate::ids::{NetworkId, SrId, VbdId, VdiId, VifId, VmId};
 
 /// Changes that a listener may lag behind before it is told that it missed some.
 const BACKLOG: usize = 4096;
@@ -16,6 +16,14 @@ pub enum ObjectChange {
     Vdi(VdiId),
     /// A storage repository, or something that its object counts: a VDI in it, its file system.
     Sr(SrId),
+    /// A VM, a snapshot or a template of one.
+    Vm(VmId),
+    /// The connection of a disk to a VM.
+    Vbd(VbdId),
+    /// The connection of a VM to a network.
+    Vif(VifId),
+    /// A network, or the VIFs that are on it.
+    Network(NetworkId),
     /// The label of an object that has no table of its own.
     Label(Arc<str>),
     /// More than is worth naming one by one: an SR came or went with all its disks.

@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::map_blob::MapError;
-use crate::ids::{ContentId, SrId, VdiId};
+use crate::ids::{ContentId, NetworkId, SrId, VbdId, VdiId, VmId};
 use crate::state::StateError;
 
 use super::sr_dir::SrDirError;
@@ -40,6 +40,41 @@ pub enum LocalError {
     /// No such SR.
     #[error("no such SR {0}")]
     NoSuchSr(SrId),
+    /// No such VM, snapshot or template.
+    #[error("no such VM {0}")]
+    NoSuchVm(VmId),
+    /// No such VBD.
+    #[error("no such VBD {0}")]
+    NoSuchVbd(VbdId),
+    /// No such network.
+    #[error("no such network {0}")]
+    NoSuchNetwork(NetworkId),
+    /// A snapshot of a VM stays as it was taken.
+    #[error("the VM {0} is a snapshot: its disks stay as they are, and it has no snapshots of its own")]
+    VmIsSnapshot(VmId),
+    /// A snapshot of a disk stays as it was taken.
+    #[error("the VDI {0} is a snapshot: a VM that writes to it would change it")]
+    VdiIsSnapshot(VdiId),
+    /// A VM has a disk once.
+    #[error("the VM {vm} would have the VDI {vdi} twice")]
+    VdiTwice {
+        /// The VM.
+        vm: VmId,
+        /// The disk.
+        vdi: VdiId,
+    },
+    /// A position in a VM that is taken, or none that is left.
+    #[error(
+        "the VM {vm} has no free position {position}: positions are numbers from 0 to {last}, each taken once"
+    )]
+    NoPosition {
+        /// The VM.
+        vm: VmId,
+        /// The position that was asked for; empty for any.
+        position: String,
+        /// The last one that there is.
+        last: u32,
+    },
     /// The SR's directory could not be taken when the server started.
     #[error("the storage repository {sr} is not available: {reason}")]
     SrUnavailable {

@@ -23,6 +23,10 @@ pub mod sr_dir;
 mod staging;
 #[cfg(test)]
 mod test_support;
+mod vbds;
+mod vm_records;
+mod vm_archive;
+mod vms;
 
 use std::collections::{HashMap, HashSet};
 use std::num::NonZeroUsize;
@@ -56,6 +60,9 @@ use space::Reservations;
 pub use space::{Reservation, Space};
 use sr_dir::{KeptVdi, SrDir, SrIdentity};
 pub use staging::Staging;
+pub use vbds::NewVbd;
+pub use vm_archive::{PinnedDisk, PinnedVm, VDI_REFERENCE};
+pub use vms::NewVm;
 
 /// Threads that read from one SR at the same time.
 const READERS_PER_SR: NonZeroUsize = NonZeroUsize::new(8).unwrap();

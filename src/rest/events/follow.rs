@@ -4,13 +4,12 @@ use std::collections::{BTreeSet, HashSet};
 use std::time::Duration;
 
 use gantry_actors::{EngineHandle, JobId, TaskChange, TaskView};
-use serde_json::Value;
 use tokio::sync::broadcast::Receiver;
 use tokio::sync::broadcast::error::{RecvError, TryRecvError};
 use tokio::time::timeout;
 
 use crate::backends::local::{LocalError, ObjectChange};
-use crate::inventory::{Collection, Inventory};
+use crate::inventory::{Collection, Inventory, Place, Placed};
 
 use super::known::{Known, Sighting};
 use super::registry::Registry;
@@ -70,8 +69,7 @@ impl Source {
             Self::Objects(inventory, collection) => {
                 let looked = timeout(LOOK, inventory.page(*collection, after, PAGE_ROWS)).await;
                 let page = looked.map_err(|_| LookError::Slow)??;
-                let id = |object: &Value| object.get("id").and_then(Value::as_str).map(str::to_owned);
-                Ok(page.into_iter().filter_map(|one| Some((id(&one)?, object(one)))).collect())
+                Ok(page.into_iter().map(|one| (one.id().to_owned(), object(one))).collect())
             }
             Self::Tasks(engine) if after.is_empty() => {
                 Ok(engine.tasks().iter().map(|view| (view.id().to_string(), task(view))).collect())
@@ -81,13 +79,12 @@ impl Source {
     }
 }
 
-fn object(object: Value) -> Sighting {
-    let about = object.get("$SR").and_then(Value::as_str).map(str::to_owned);
-    Sighting { object, about }
+fn object(Placed { object, place }: Placed) -> Sighting {
+    Sighting { object, place }
 }
 
 fn task(view: &TaskView) -> Sighting {
-    Sighting { object: view.to_json(), about: view.object_id().map(str::to_owned) }
+    Sighting { object: view.to_json(), place: view.object_id().map(Place::about).unwrap_or_default() }
 }
 
 /// Hears of changes.
@@ -280,6 +277,7 @@ mod tests {
     use std::sync::Arc;
 
     use gantry_actors::{Engine, EngineConfig, JobEnd, MemoryJournal, NewJob, TaskProperties};
+    use serde_json::Value;
 
     use super::super::Kind;
     use super::super::frame::Fields;

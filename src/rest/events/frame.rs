@@ -71,9 +71,10 @@ pub fn of_change(kind: &str, change: &Change, fields: &Fields) -> Option<Bytes> 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::inventory::Place;
 
     fn updated(before: Value, now: Value) -> Change {
-        Change { id: "x".into(), about: None, news: News::Updated { before: Some(before), now } }
+        Change { id: "x".into(), place: Place::default(), news: News::Updated { before: Some(before), now } }
     }
 
     fn text(change: &Change, fields: &Fields) -> Option<String> {
@@ -97,7 +98,7 @@ mod tests {
 
     #[test]
     fn a_removal_names_what_has_gone_whatever_was_chosen() {
-        let gone = |last| Change { id: "x".into(), about: None, news: News::Removed(last) };
+        let gone = |last| Change { id: "x".into(), place: Place::default(), news: News::Removed(last) };
         let fields = Fields::named(&["a".into()]);
         assert_eq!(
             text(&gone(Some(json!({"id": "x", "a": 1}))), &fields).unwrap(),
@@ -110,7 +111,7 @@ mod tests {
     fn text_with_line_breaks_stays_one_line_of_data() {
         let change = Change {
             id: "x".into(),
-            about: None,
+            place: Place::default(),
             news: News::Added(json!({"name": "a\nb\r\n\nevent: ping"})),
         };
         assert_eq!(text(&change, &Fields::All).unwrap().lines().count(), 3);

@@ -5,6 +5,8 @@ use std::collections::{BTreeSet, HashMap};
 
 use serde_json::Value;
 
+use crate::inventory::Place;
+
 /// What is kept of objects as they were, in bytes of JSON. Beyond it only ids are kept: additions and removals
 /// stay exact, but an update is told even if it changes none of the members that somebody asked for.
 const REMEMBERED_BYTES: u64 = 64 << 20;
@@ -15,7 +17,7 @@ pub struct Sighting {
     /// Its JSON.
     pub object: Value,
     /// What decides, besides its id, whether a limited token sees it: where it lies, or what a task is about.
-    pub about: Option<String>,
+    pub place: Place,
 }
 
 /// A difference between what was known and what is.
@@ -23,8 +25,8 @@ pub struct Sighting {
 pub struct Change {
     /// The object's id.
     pub id: String,
-    /// As [`Sighting::about`]; of a removed object, what it was last.
-    pub about: Option<String>,
+    /// As [`Sighting::place`]; of a removed object, what it was last.
+    pub place: Place,
     /// What happened.
     pub news: News,
 }
@@ -54,7 +56,7 @@ pub struct Known {
 
 #[derive(Debug)]
 struct Entry {
-    about: Option<String>,
+    place: Place,
     text: Option<Box<str>>,
 }
 
@@ -66,23 +68,23 @@ impl Known {
             self.remembered_bytes = self.remembered_bytes.saturating_sub(text.len() as u64);
         }
         let before = |old: &Entry| old.text.as_ref().and_then(|text| serde_json::from_str(text).ok());
-        let Some(Sighting { object, about }) = now else {
+        let Some(Sighting { object, place }) = now else {
             let old = old?;
             let news = News::Removed(before(&old));
-            return Some(Change { id: id.to_owned(), about: old.about, news });
+            return Some(Change { id: id.to_owned(), place: old.place, news });
         };
         let text = object.to_string().into_boxed_str();
         let same = old.as_ref().is_some_and(|old| old.text.as_ref() == Some(&text));
         let room = REMEMBERED_BYTES.saturating_sub(self.remembered_bytes) >= text.len() as u64;
         self.remembered_bytes =
             self.remembered_bytes.saturating_add(if room { text.len() as u64 } else { 0 });
-        self.objects.insert(id.to_owned(), Entry { about: about.clone(), text: Some(text).filter(|_| room) });
+        self.objects.insert(id.to_owned(), Entry { place: place.clone(), text: Some(text).filter(|_| room) });
         let news = match old {
             Some(_) if same => return None,
             Some(old) => News::Updated { before: before(&old), now: object },
             None => News::Added(object),
         };
-        Some(Change { id: id.to_owned(), about, news })
+        Some(Change { id: id.to_owned(), place, news })
     }
 
     /// The ids of what is known and not in `there`.
@@ -97,7 +99,7 @@ mod tests {
     use serde_json::json;
 
     fn sighting(object: Value) -> Option<Sighting> {
-        Some(Sighting { object, about: Some("sr".into()) })
+        Some(Sighting { object, place: Place::in_sr("sr") })
     }
 
     #[test]
@@ -110,7 +112,7 @@ mod tests {
         let updated = News::Updated { before: Some(one), now: two.clone() };
         assert_eq!(news(known.look("a", sighting(two.clone()))), Some(updated));
         let gone = known.look("a", None).unwrap();
-        assert_eq!((gone.about.as_deref(), gone.news), (Some("sr"), News::Removed(Some(two))));
+        assert_eq!((gone.place, gone.news), (Place::in_sr("sr"), News::Removed(Some(two))));
         assert_eq!(known.look("a", None), None);
         assert_eq!(known.remembered_bytes, 0);
     }

@@ -12,6 +12,7 @@ use uuid::Uuid;
 
 use crate::auth::Principal;
 use crate::ids::UserId;
+use crate::inventory::Place;
 
 use super::frame::{self, Fields};
 use super::kind::Kind;
@@ -77,13 +78,9 @@ struct Stream {
 }
 
 impl Stream {
-    fn sees(&self, kind: Kind, change: &Change) -> bool {
-        let about = change.about.as_deref();
-        match kind {
-            Kind::Task if !self.principal.is_limited() => true,
-            Kind::Task => about.is_some_and(|object| self.principal.sees(object, about)),
-            Kind::Objects(_) | Kind::Empty(_) => self.principal.sees(&change.id, about),
-        }
+    fn sees(&self, change: &Change) -> bool {
+        let Place { owner, srs } = &change.place;
+        self.principal.sees_part(&change.id, owner.as_deref(), srs)
     }
 
     fn form(&self, kind: Kind) -> Option<&Form> {
@@ -203,7 +200,7 @@ impl Registry {
         let listeners: Vec<(Uuid, Form)> = {
             let table = self.table();
             let open = table.streams.iter().filter(|(_, stream)| stream.ended.is_none());
-            let seeing = open.filter(|(_, stream)| stream.sees(kind, change));
+            let seeing = open.filter(|(_, stream)| stream.sees(change));
             seeing.filter_map(|(id, stream)| Some((*id, stream.form(kind)?.clone()))).collect()
         };
         // Without the lock, because objects may be large; those who chose the same members share one frame.

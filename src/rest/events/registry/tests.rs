@@ -3,7 +3,7 @@ use serde_json::json;
 use super::super::known::News;
 use super::super::test_support::{principal, seat};
 use super::*;
-use crate::inventory::Collection;
+use crate::inventory::{Collection, Place};
 
 const VDIS: Kind = Kind::Objects(Collection::Vdis);
 
@@ -21,7 +21,7 @@ fn all() -> Form {
 
 fn added(id: &str, sr: &str, padding: usize) -> Change {
     let object = json!({ "id": id, "name_label": "n", "padding": "x".repeat(padding) });
-    Change { id: id.into(), about: Some(sr.into()), news: News::Added(object) }
+    Change { id: id.into(), place: Place::in_sr(sr), news: News::Added(object) }
 }
 
 #[tokio::test]
@@ -67,7 +67,7 @@ async fn a_limited_token_is_told_of_what_it_sees() {
         assert!(registry.subscribe(stream.id, stream.user, kind, named(&["id"])));
         registry.tell(kind, &added("a", "theirs", 0));
         registry.tell(kind, &added("b", "mine", 0));
-        registry.tell(kind, &Change { id: "c".into(), about: None, news: News::Removed(None) });
+        registry.tell(kind, &Change { id: "c".into(), place: Place::default(), news: News::Removed(None) });
         let (told, _) = stream.take();
         assert!(told.contains("\"b\"") && !told.contains("\"a\"") && !told.contains("\"c\""), "{told}");
     }
