@@ -3,6 +3,7 @@
 use crate::formats::Piece;
 
 pub mod budget;
+pub mod pools;
 pub mod produce;
 pub mod raw_layout;
 pub mod vhd_layout;

@@ -21,6 +21,7 @@ use crate::image::produce::ProduceError;
 use crate::state::StateError;
 use crate::transfers::admission::{NotAdmitted, TurnError};
 use crate::transfers::import::ImportError;
+use crate::transfers::recipe::RecipeError;
 
 /// A parameter or a member of a body that cannot be taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -488,7 +489,7 @@ fn import_status(error: &ImportError) -> StatusCode {
         ImportError::BrokenOff { .. } => StatusCode::BAD_REQUEST,
         ImportError::Silent { .. } => StatusCode::REQUEST_TIMEOUT,
         ImportError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,
-        ImportError::Aborted => StatusCode::CONFLICT,
+        ImportError::Aborted | ImportError::VmExists { .. } => StatusCode::CONFLICT,
         ImportError::Disk(error) => disk_class(error).0,
         ImportError::Store(error) => store_class(error).0,
         ImportError::Worker(IoPoolError::Stuck) => StatusCode::SERVICE_UNAVAILABLE,
@@ -609,6 +610,18 @@ impl ResponseError for ApiError {
 impl From<LocalError> for ApiError {
     fn from(error: LocalError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<RecipeError> for ApiError {
+    fn from(error: RecipeError) -> Self {
+        match error {
+            RecipeError::Store(error) => error.into(),
+            RecipeError::Vhd(error) => Self::Vhd(error),
+            error @ (RecipeError::Xva(_) | RecipeError::Document(_) | RecipeError::Disks { .. }) => {
+                Self::Unprocessable { code: "no_xva", message: error.to_string() }
+            }
+        }
     }
 }
 

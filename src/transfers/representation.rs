@@ -13,7 +13,7 @@ use crate::formats::vhd::{VhdError, vhd_time};
 use crate::formats::xva::{ChecksumKind, XvaLayoutError};
 use crate::ids::{ContentId, DiskFormat};
 use crate::image::Layout;
-use crate::image::produce::Pools;
+use crate::image::pools::Pools;
 use crate::image::raw_layout::RawLayout;
 use crate::image::vhd_layout::VhdImageLayout;
 use crate::image::xva_layout::XvaImageLayout;

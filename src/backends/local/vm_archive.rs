@@ -57,6 +57,15 @@ impl PinnedVm {
 }
 
 impl LocalStore {
+    /// One VM.
+    ///
+    /// # Errors
+    /// [`LocalError::NoSuchVm`].
+    pub async fn vm(&self, id: VmId) -> Result<VmRow, LocalError> {
+        let found = self.inner.db.call(move |db| Ok(vms::find_vm(db, id)?)).await?;
+        found.ok_or(LocalError::NoSuchVm(id))
+    }
+
     /// Looks a VM up and pins the contents of its disks, in one step.
     ///
     /// # Errors

@@ -63,7 +63,7 @@ impl Intake {
 
     /// Refuses an upload whose bytes are not those that were declared.
     pub(super) fn check_digest(&mut self) -> Result<(), ImportError> {
-        match self.checker.mismatch() {
+        match std::mem::replace(&mut self.checker, Checker::new(Vec::new())).mismatch() {
             None => Ok(()),
             Some((algorithm, expected, found)) => {
                 let algorithm = algorithm.name();

@@ -141,6 +141,12 @@ pub enum ImportError {
         /// What is wrong.
         message: String,
     },
+    /// The VM that is to be restored is there.
+    #[error("the VM {vm} exists already: delete it first, or import the archive without restore, as a new VM")]
+    VmExists {
+        /// The VM.
+        vm: VmId,
+    },
     /// The image is not as large as the VDI.
     #[error("the image holds a disk of {found} bytes, the VDI has {expected}: they must be the same")]
     WrongSize {
@@ -228,6 +234,7 @@ impl ImportError {
             Self::Image(error) => error.code(),
             Self::Archive(error) => error.code(),
             Self::Unfit { code, .. } => code,
+            Self::VmExists { .. } => "already_exists",
             Self::WrongSize { .. } => "size_mismatch",
             Self::WrongDigest { .. } => "digest_mismatch",
             Self::BrokenOff { .. } => "upload_broken_off",

@@ -7,12 +7,13 @@ use std::time::Duration;
 use gantry_actors::{JobContext, Stage};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
-use crate::backends::local::{LocalStore, NewDisk, NewVdi, Sr, Staging};
+use crate::backends::local::{LocalError, LocalStore, NewDisk, NewVdi, Sr, Staging};
 use crate::disk::worker::{Beat, spawn_watched};
 use crate::disk::writer::{DiskWriter, Written};
 use crate::formats::vhd::MAX_VIRTUAL_SIZE;
 use crate::formats::xva::{ArchiveDecoder, ArchiveNext, XvaEvent, XvaLimits};
 use crate::ids::{DiskFormat, SrId, VmId};
+use crate::state::vms;
 
 use super::super::digest::{Checker, Declared};
 use super::ImportError;
@@ -84,7 +85,6 @@ impl VmImport {
         let thread = spawn_watched("vm-import", &given_up, move |beat| taking.run(beat))?;
         let (mut adopted, disks) = thread.outcome(store.stuck_after(), context.stop()).await??;
         let id = adopted.id();
-        store.require_new_vm(id).await?;
         let job = Some(context.id().to_string());
         let changes = adopted.changes();
         store.commit_all(disks, move |tx| adopted.insert(tx), changes, job).await?;
@@ -166,7 +166,13 @@ impl Taking {
     fn take(&mut self, event: XvaEvent) -> Result<(), ImportError> {
         match event {
             XvaEvent::Document(document) => {
-                self.adopted = Some(adopt(*document, self.names)?);
+                let adopted = adopt(*document, self.names)?;
+                let vm = adopted.id();
+                let found = self.store.db().call_blocking(move |conn| Ok(vms::find_vm(conn, vm)?));
+                if found.map_err(LocalError::from)?.is_some() {
+                    return Err(ImportError::VmExists { vm });
+                }
+                self.adopted = Some(adopted);
             }
             XvaEvent::DiskBegin { size, .. } => {
                 let staging = self.store.stage(&self.sr);
