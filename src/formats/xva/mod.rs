@@ -1,10 +1,21 @@
 //! XVA archives: a tar stream of an `ova.xml` and the blocks of a VM's disks. Facts: xen-api's `export.ml`, `import.ml`
 //! and `stream_vdi.ml`, checked against archives of XCP-ng and Xen Orchestra.
 
+mod decoder;
 mod document;
+mod document_read;
+mod error;
+mod tar_read;
+#[cfg(test)]
+mod tests;
 mod value;
+mod xml_read;
 
+pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSummary};
 pub use document::{ArchivedDisk, Document, NULL_REFERENCE, Object};
+pub use document_read::MAX_DOCUMENT_BYTES;
+pub use error::{Quoted, Rule, XvaError};
+pub use tar_read::looks_like_tar;
 pub use value::{Record, Value};
 
 /// Bytes of a block: every block of a disk but its last one.
