@@ -4,4 +4,5 @@
 mod archive;
 mod documents;
 mod malformed;
+mod seeds;
 mod streams;
