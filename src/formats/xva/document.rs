@@ -1,5 +1,7 @@
 //! What an `ova.xml` says: who wrote it, and the objects that it describes.
 
+use std::collections::HashSet;
+
 use super::{Record, Value};
 
 /// The reference that points at nothing.
@@ -48,14 +50,12 @@ impl Document {
     /// The disks whose blocks the archive holds, in its order: VDIs of VBDs that are no CD drives, unless their SR
     /// is one of ISO images, and suspend images; by id, as text. One whose size is no number has 0.
     pub fn disks(&self) -> Vec<ArchivedDisk> {
-        let is_iso = |vdi: &Object| {
-            let sr = self
-                .objects
-                .iter()
-                .find(|object| object.class == "SR" && object.id == vdi.snapshot.text("SR"));
-            sr.is_some_and(|sr| sr.snapshot.text("content_type").eq_ignore_ascii_case("iso"))
-        };
-        let attached: std::collections::HashSet<&str> = self
+        let isos: HashSet<&str> = self
+            .of_class("SR")
+            .filter(|sr| sr.snapshot.text("content_type").eq_ignore_ascii_case("iso"))
+            .map(|sr| sr.id.as_str())
+            .collect();
+        let attached: HashSet<&str> = self
             .of_class("VBD")
             .filter(|vbd| !vbd.snapshot.text("type").eq_ignore_ascii_case("CD"))
             .map(|vbd| vbd.snapshot.text("VDI"))
@@ -64,7 +64,7 @@ impl Document {
             .of_class("VDI")
             .filter(|vdi| {
                 let suspend = vdi.snapshot.text("type").eq_ignore_ascii_case("suspend");
-                suspend || (attached.contains(vdi.id.as_str()) && !is_iso(vdi))
+                suspend || (attached.contains(vdi.id.as_str()) && !isos.contains(vdi.snapshot.text("SR")))
             })
             .map(|vdi| {
                 let size = vdi.snapshot.get("virtual_size").and_then(Value::as_i64).unwrap_or(0);

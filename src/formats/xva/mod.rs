@@ -3,10 +3,23 @@
 
 use serde::{Deserialize, Serialize};
 
+mod archive;
+mod decoder;
 mod document;
+mod document_read;
+mod error;
+mod tar_read;
+#[cfg(test)]
+mod tests;
 mod value;
+mod xml_read;
 
+pub use archive::{ArchiveDecoder, ArchiveError, ArchiveNext};
+pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSummary};
 pub use document::{ArchivedDisk, Document, NULL_REFERENCE, Object};
+pub use document_read::MAX_DOCUMENT_BYTES;
+pub use error::{Quoted, Rule, XvaError};
+pub use tar_read::looks_like_tar;
 pub use value::{Record, Value};
 
 /// Bytes of a block: every block of a disk but its last one.

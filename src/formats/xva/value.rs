@@ -159,6 +159,15 @@ impl<N: Into<String>> FromIterator<(N, Value)> for Record {
     }
 }
 
+impl IntoIterator for Record {
+    type Item = (String, Value);
+    type IntoIter = std::vec::IntoIter<(String, Value)>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.0.into_iter()
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -1,0 +1,8 @@
+//! Tests of the whole reader: archives that are built by hand and by another program, broken one rule at a time, cut in
+//! every way.
+
+mod archive;
+mod documents;
+mod malformed;
+mod seeds;
+mod streams;
