@@ -79,3 +79,5 @@ mod vhd_legal;
 mod vhd_refused;
 #[cfg(test)]
 mod watch;
+#[cfg(test)]
+mod xva;

@@ -174,7 +174,7 @@ impl ExportDesk {
     /// [`TurnError`].
     pub async fn join(&self, request: &ExportRequest) -> Result<Reader, TurnError> {
         let engine = self.0.engine.get().ok_or(EngineError::Stopped)?;
-        let key: Key = (request.user, request.etag.clone());
+        let key: Key = (request.user, request.recipe.object, request.etag.clone());
         let deadline = Instant::now() + self.0.queue_wait;
         loop {
             let hold = self.0.slots.choose(&key, request.is_part);

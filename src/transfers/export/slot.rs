@@ -9,10 +9,17 @@ use tokio::sync::OnceCell;
 use crate::ids::UserId;
 
 use super::super::admission::NotAdmitted;
+use super::super::recipe::ExportObject;
+use super::Spec;
 use super::ledger::Transfer;
 
-/// Whose transfer of what: the user, and the entity tag.
-pub(super) type Key = (UserId, String);
+/// Whose transfer of what: the user, what was asked for, and the entity tag. A snapshot has the tag of its disk until that
+/// gets other content.
+pub(super) type Key = (UserId, ExportObject, String);
+
+fn key_of(spec: &Spec) -> Key {
+    (spec.user, spec.object, spec.etag.clone())
+}
 
 /// A transfer, or the place where one will be once its job has had its turn.
 #[derive(Default)]
@@ -76,13 +83,13 @@ impl Slots {
 
     /// Adds a slot whose transfer is there already.
     pub(super) fn add(&self, transfer: &Arc<Transfer>) {
-        let key = (transfer.spec.user, transfer.spec.etag.clone());
+        let key = key_of(&transfer.spec);
         self.all().entry(key).or_default().push(Slot::of(transfer));
     }
 
     /// Takes a transfer that has ended out.
     pub(super) fn forget(&self, transfer: &Arc<Transfer>) {
-        let key = (transfer.spec.user, transfer.spec.etag.clone());
+        let key = key_of(&transfer.spec);
         let mut all = self.all();
         if let Some(slots) = all.get_mut(&key) {
             slots.retain(|slot| !slot.transfer.get().is_some_and(|other| Arc::ptr_eq(other, transfer)));

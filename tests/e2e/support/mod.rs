@@ -9,6 +9,7 @@ pub mod stream;
 pub mod tools;
 pub mod vhd;
 pub mod wait;
+pub mod xva;
 
 /// One MiB and one GiB in bytes.
 pub const MIB: u64 = 1 << 20;
