@@ -97,7 +97,8 @@ struct Desk {
     transfers: Mutex<Transfers>,
 }
 
-type Key = (UserId, String);
+/// The user, the VDI as it was asked for, and the entity tag: a snapshot has its disk's until that gets other content.
+type Key = (UserId, VdiId, String);
 type Transfers = HashMap<Key, Vec<Arc<Slot>>>;
 
 /// A transfer, or the place where one will be once its job has had its turn.
@@ -298,7 +299,7 @@ impl ExportDesk {
     /// [`TurnError`].
     pub async fn join(&self, request: &ExportRequest, pin: &Arc<Pin>) -> Result<Reader, TurnError> {
         let engine = self.0.engine.get().ok_or(EngineError::Stopped)?;
-        let key = (request.user, request.etag.clone());
+        let key = (request.user, request.vdi, request.etag.clone());
         let deadline = Instant::now() + self.0.queue_wait;
         loop {
             let slot = self.choose(&key, request.is_part);
@@ -405,7 +406,7 @@ impl ExportDesk {
     }
 
     fn forget(&self, transfer: &Arc<Transfer>) {
-        let key = (transfer.spec.user, transfer.spec.etag.clone());
+        let key = (transfer.spec.user, transfer.spec.vdi, transfer.spec.etag.clone());
         let mut transfers = self.transfers();
         if let Some(slots) = transfers.get_mut(&key) {
             slots.retain(|slot| !slot.transfer.get().is_some_and(|other| Arc::ptr_eq(other, transfer)));
@@ -505,7 +506,7 @@ impl ExportDesk {
         context.progress().raise_written_to(sent.total());
         let ledger = Ledger { sent, orphan: true, pin: Some(pin), ..Ledger::default() };
         let transfer = Transfer::new(context, spec, ledger);
-        let key = (transfer.spec.user, transfer.spec.etag.clone());
+        let key = (transfer.spec.user, transfer.spec.vdi, transfer.spec.etag.clone());
         self.transfers().entry(key).or_default().push(Slot::of(&transfer));
         self.attend(&transfer, context).await
     }
