@@ -74,7 +74,7 @@ mod tests {
         let one = MoveRow { content: ContentId::random(), sr, from: "a.raw".into(), to: "b.raw".into() };
         insert(&conn, &one).unwrap();
         assert_eq!(find(&conn, one.content).unwrap(), Some(one.clone()));
-        assert_eq!(of_sr(&conn, sr).unwrap(), [one.clone()]);
+        assert_eq!(of_sr(&conn, sr).unwrap(), std::slice::from_ref(&one));
         assert_eq!(disks::intents_of_sr(&conn, sr).unwrap(), []);
         assert!(insert(&conn, &one).is_err(), "a file makes one move at a time");
         delete(&conn, one.content).unwrap();

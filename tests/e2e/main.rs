@@ -64,6 +64,8 @@ mod rooms;
 #[cfg(test)]
 mod serving;
 #[cfg(test)]
+mod snapshots;
+#[cfg(test)]
 mod stopping;
 #[cfg(test)]
 mod support;

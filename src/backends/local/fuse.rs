@@ -2,7 +2,7 @@
 
 #[cfg(not(test))]
 #[derive(Debug, Default)]
-pub struct Fuse;
+pub struct Fuse {}
 
 #[cfg(not(test))]
 impl Fuse {

@@ -9,10 +9,11 @@ use crate::ids::{DiskFormat, VdiId};
 use crate::state::{disks, now_ms};
 
 type Disks = Vec<(VdiId, u8)>;
+type Act = Box<dyn Fn(&Bench) -> Result<(), LocalError>>;
 
 /// Something that is stopped, and what is there when it was not done and when it was.
 struct Scenario {
-    act: Box<dyn Fn(&Bench) -> Result<(), LocalError>>,
+    act: Act,
     before: Disks,
     after: Disks,
 }
