@@ -19,9 +19,9 @@ use actix_web::HttpResponse;
 use actix_web::http::Method;
 use gantry_actors::{JobEnd, JobId};
 
-use crate::ids::{SrId, VdiId};
+use crate::ids::{SrId, VbdId, VdiId, VmId};
 use crate::state::idempotency::{self as records, Answer, Fingerprint, Name, Record};
-use crate::state::{Db, StateError, disks, now_ms};
+use crate::state::{Db, StateError, disks, now_ms, vms};
 
 use super::App;
 use super::caller::Caller;
@@ -46,6 +46,10 @@ pub enum Made {
     Vdi(VdiId),
     /// A storage repository.
     Sr(SrId),
+    /// A VM, or a snapshot of one.
+    Vm(VmId),
+    /// The connection of a disk to a VM.
+    Vbd(VbdId),
 }
 
 impl Made {
@@ -53,6 +57,8 @@ impl Made {
         match self {
             Self::Vdi(id) => format!("vdis/{id}"),
             Self::Sr(id) => format!("srs/{id}"),
+            Self::Vm(id) => format!("vms/{id}"),
+            Self::Vbd(id) => format!("vbds/{id}"),
         }
     }
 
@@ -60,6 +66,8 @@ impl Made {
         match text.split_once('/')? {
             ("vdis", id) => id.parse().ok().map(Self::Vdi),
             ("srs", id) => id.parse().ok().map(Self::Sr),
+            ("vms", id) => id.parse().ok().map(Self::Vm),
+            ("vbds", id) => id.parse().ok().map(Self::Vbd),
             _ => None,
         }
     }
@@ -69,6 +77,8 @@ impl Made {
             Ok(match self {
                 Self::Vdi(id) => disks::find_vdi(conn, id)?.is_some(),
                 Self::Sr(id) => disks::find_sr(conn, id)?.is_some(),
+                Self::Vm(id) => vms::find_vm(conn, id)?.is_some(),
+                Self::Vbd(id) => vms::find_vbd(conn, id)?.is_some(),
             })
         })
         .await

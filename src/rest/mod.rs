@@ -21,7 +21,9 @@ mod service;
 mod srs;
 mod tasks;
 mod users;
+mod vbds;
 mod vdis;
+mod vms;
 mod watch;
 
 use std::sync::Arc;

@@ -10,3 +10,4 @@ mod intervals;
 pub mod journal;
 pub mod representation;
 pub mod resume;
+pub mod vm_snapshot;
