@@ -114,6 +114,16 @@ impl Collection {
         }
     }
 
+    /// Whether its objects have a name, a description and tags.
+    pub fn is_labelled(self) -> bool {
+        !matches!(self, Self::Vbds | Self::Vifs)
+    }
+
+    /// Whether it holds VMs: also snapshots and templates.
+    pub fn holds_vms(self) -> bool {
+        self.vm_kind().is_some()
+    }
+
     /// The kind of VMs that it holds, if it holds any.
     fn vm_kind(self) -> Option<VmKind> {
         match self {

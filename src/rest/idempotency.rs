@@ -19,7 +19,7 @@ use actix_web::HttpResponse;
 use actix_web::http::Method;
 use gantry_actors::{JobEnd, JobId};
 
-use crate::ids::{SrId, VdiId, VmId};
+use crate::ids::{SrId, VbdId, VdiId, VmId};
 use crate::state::idempotency::{self as records, Answer, Fingerprint, Name, Record};
 use crate::state::{Db, StateError, disks, now_ms, vms};
 
@@ -46,8 +46,10 @@ pub enum Made {
     Vdi(VdiId),
     /// A storage repository.
     Sr(SrId),
-    /// A VM.
+    /// A VM, or a snapshot of one.
     Vm(VmId),
+    /// The connection of a disk to a VM.
+    Vbd(VbdId),
 }
 
 impl std::fmt::Display for Made {
@@ -57,6 +59,7 @@ impl std::fmt::Display for Made {
             Self::Vdi(id) => write!(f, "vdis/{id}"),
             Self::Sr(id) => write!(f, "srs/{id}"),
             Self::Vm(id) => write!(f, "vms/{id}"),
+            Self::Vbd(id) => write!(f, "vbds/{id}"),
         }
     }
 }
@@ -68,6 +71,7 @@ impl Made {
             Self::Vdi(id) => id.to_string(),
             Self::Sr(id) => id.to_string(),
             Self::Vm(id) => id.to_string(),
+            Self::Vbd(id) => id.to_string(),
         }
     }
 
@@ -76,6 +80,7 @@ impl Made {
             ("vdis", id) => id.parse().ok().map(Self::Vdi),
             ("srs", id) => id.parse().ok().map(Self::Sr),
             ("vms", id) => id.parse().ok().map(Self::Vm),
+            ("vbds", id) => id.parse().ok().map(Self::Vbd),
             _ => None,
         }
     }
@@ -86,6 +91,7 @@ impl Made {
                 Self::Vdi(id) => disks::find_vdi(conn, id)?.is_some(),
                 Self::Sr(id) => disks::find_sr(conn, id)?.is_some(),
                 Self::Vm(id) => vms::find_vm(conn, id)?.is_some(),
+                Self::Vbd(id) => vms::find_vbd(conn, id)?.is_some(),
             })
         })
         .await

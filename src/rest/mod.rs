@@ -21,8 +21,10 @@ mod service;
 mod srs;
 mod tasks;
 mod users;
+mod vbds;
 mod vdi_actions;
 mod vdis;
+mod vms;
 mod watch;
 
 use std::sync::Arc;

@@ -14,7 +14,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, events, exports, public, srs, tasks, users, vdi_actions, vdis};
+use super::{collections, events, exports, public, srs, tasks, users, vbds, vdi_actions, vdis, vms};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -33,6 +33,7 @@ pub fn add(config: &mut web::ServiceConfig) {
     streams(config);
     uploads_and_downloads(config);
     objects(config);
+    vms_of_all_kinds(config);
     config.default_service(web::route().to(public::no_route));
 }
 
@@ -147,6 +148,13 @@ fn objects(config: &mut web::ServiceConfig) {
                 all = all.route(web::post().to(srs::create));
                 one = one.route(web::delete().to(delete_sr));
             }
+            Collection::Vms => {
+                all = all.route(web::post().to(vms::create));
+            }
+            Collection::Vbds => {
+                all = all.route(web::post().to(vbds::create));
+                one = one.route(web::delete().to(delete_vbd));
+            }
             _ => {}
         }
         if matches!(collection, Collection::Vdis | Collection::VdiSnapshots) {
@@ -156,17 +164,24 @@ fn objects(config: &mut web::ServiceConfig) {
                 },
             ));
         }
-        config
-            .service(all)
-            .service(one)
-            .service(resource(&format!("/rest/v0/{name}/{{id}}/tasks")).route(read().to(
+        if collection.holds_vms() {
+            one = one.route(web::delete().to(
+                move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                    vms::delete(app, caller, collection, &id).await
+                },
+            ));
+        }
+        config.service(all).service(one).service(resource(&format!("/rest/v0/{name}/{{id}}/tasks")).route(
+            read().to(
                 move |app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>| async move {
                     let id = id.into_inner();
                     collections::existing(&app, collection, &id).await?;
                     tasks::list(app, caller, request, Some(id)).await
                 },
-            )))
-            .service(
+            ),
+        ));
+        if collection.is_labelled() {
+            config.service(
                 resource(&format!("/rest/v0/{name}/{{id}}/tags/{{tag}}"))
                     .route(web::put().to(
                         move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
@@ -178,6 +193,43 @@ fn objects(config: &mut web::ServiceConfig) {
                         move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
                             let (id, tag) = path.into_inner();
                             vdis::tag(app, caller, collection, &id, tag, false).await
+                        },
+                    )),
+            );
+        }
+    }
+}
+
+fn vms_of_all_kinds(config: &mut web::ServiceConfig) {
+    for collection in Collection::ALL.into_iter().filter(|one| one.holds_vms()) {
+        let one = format!("/rest/v0/{}/{{id}}", collection.name());
+        config
+            .service(resource(&format!("{one}/vdis")).route(read().to(
+                move |app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>| async move {
+                    vms::disks(app, caller, request, collection, &id).await
+                },
+            )))
+            .service(resource(&format!("{one}/actions")).route(read().to(
+                move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                    vms::actions(app, caller, collection, &id).await
+                },
+            )))
+            .service(
+                resource(&format!("{one}/actions/{{action}}"))
+                    .route(read().to(
+                        move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
+                            let (id, name) = path.into_inner();
+                            vms::action(app, caller, collection, &id, &name).await
+                        },
+                    ))
+                    .route(web::post().to(
+                        move |app: Service,
+                              caller: Caller,
+                              request: HttpRequest,
+                              path: web::Path<(String, String)>,
+                              params: Params| async move {
+                            let (id, name) = path.into_inner();
+                            vms::act(app, caller, request, collection, (&id, &name), params).await
                         },
                     )),
             );
@@ -292,6 +344,10 @@ async fn act_on_vdi(
 
 async fn delete_sr(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     srs::delete(app, caller, &id).await
+}
+
+async fn delete_vbd(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    vbds::delete(app, caller, &id).await
 }
 
 async fn download(

@@ -9,7 +9,7 @@ use serde_json::{Value, json};
 
 use super::JSON;
 use crate::auth::Capability;
-use crate::ids::{DiskFormat, SrId, VdiId};
+use crate::ids::{DiskFormat, NetworkId, SrId, VdiId, VmId};
 use crate::inventory::Collection;
 use crate::transfers::grow::{GrowError, grow};
 use crate::transfers::import::create_empty;
@@ -64,6 +64,10 @@ pub async fn patch(
 ) -> Result<HttpResponse, ApiError> {
     require_change(&caller, collection, id)?;
     let object = seen(&app, &caller, collection, id, "change").await?;
+    if !collection.is_labelled() {
+        params.nothing_else()?;
+        return Ok(HttpResponse::NoContent().finish());
+    }
     let mut change = Change::default();
     for (modern, old, field) in [
         ("nameLabel", "name_label", &mut change.label),
@@ -135,7 +139,7 @@ fn check_size(name: &str, size: u64) -> Result<(), ApiError> {
         .map_err(|error| ApiError::invalid(format!("body.{name}"), error.to_string(), Some(size.into())))
 }
 
-/// Refuses a text that is too long to be kept.
+/// Refuses a text that is too long to be kept with an object.
 ///
 /// # Errors
 /// 422.
@@ -152,7 +156,9 @@ pub fn check_text(name: &str, text: Option<&str>) -> Result<(), ApiError> {
 
 fn require_change(caller: &Caller, collection: Collection, id: &str) -> Result<(), ApiError> {
     let capability = match collection {
-        Collection::Srs | Collection::Pools | Collection::Hosts => Capability::Administer,
+        Collection::Srs | Collection::Pools | Collection::Hosts | Collection::Networks => {
+            Capability::Administer
+        }
         _ => Capability::Change,
     };
     caller.require(capability, Some(id), collection.kind())
@@ -179,7 +185,22 @@ async fn apply(
                 .edit_sr(sr, move |row| edit(&mut row.name_label, &mut row.name_description, &mut row.tags))
                 .await?;
         }
-        _ => {
+        Collection::Vms | Collection::VmSnapshots | Collection::VmTemplates => {
+            let vm: VmId = id.parse().map_err(|_| no_such())?;
+            app.store
+                .edit_vm(vm, move |row| edit(&mut row.name_label, &mut row.name_description, &mut row.tags))
+                .await?;
+        }
+        Collection::Networks => {
+            let network: NetworkId = id.parse().map_err(|_| no_such())?;
+            app.store
+                .edit_network(network, move |row| {
+                    edit(&mut row.name_label, &mut row.name_description, &mut row.tags);
+                })
+                .await?;
+        }
+        Collection::Vbds | Collection::Vifs => {}
+        Collection::Pools | Collection::Hosts => {
             app.store
                 .edit_label(&id.to_ascii_lowercase(), collection.kind(), move |label| {
                     edit(&mut label.name_label, &mut label.name_description, &mut label.tags);
@@ -228,7 +249,7 @@ pub async fn delete(
     seen(&app, &caller, collection, id, "change").await?;
     let no_such = |_| ApiError::NoSuchObject { kind: collection.kind(), id: id.to_owned() };
     let vdi: VdiId = id.parse().map_err(no_such)?;
-    app.store.delete_vdi(vdi).await?;
+    app.store.delete_disk(vdi).await?;
     app.exports.release(vdi);
     Ok(HttpResponse::NoContent().finish())
 }
