@@ -13,6 +13,7 @@ use crate::ids::{DiskFormat, NetworkId, SrId, VdiId, VmId};
 use crate::inventory::Collection;
 use crate::transfers::grow::{GrowError, grow};
 use crate::transfers::import::create_empty;
+use crate::transfers::recipe::ExportObject;
 use crate::transfers::representation::entity_tag;
 
 use super::App;
@@ -250,7 +251,7 @@ pub async fn delete(
     let no_such = |_| ApiError::NoSuchObject { kind: collection.kind(), id: id.to_owned() };
     let vdi: VdiId = id.parse().map_err(no_such)?;
     app.store.delete_disk(vdi).await?;
-    app.exports.release(vdi);
+    app.exports.release(ExportObject::Vdi(vdi));
     Ok(HttpResponse::NoContent().finish())
 }
 

@@ -15,6 +15,7 @@ use crate::auth::Capability;
 use crate::backends::local::NewVm;
 use crate::ids::{VdiId, VmId};
 use crate::inventory::Collection;
+use crate::transfers::recipe::ExportObject;
 use crate::transfers::vm_snapshot::{self, NewSnapshot, SnapshotError};
 
 use super::App;
@@ -123,8 +124,9 @@ pub async fn delete(
         }
     }
     for vdi in app.store.delete_vm(vm).await? {
-        app.exports.release(vdi);
+        app.exports.release(ExportObject::Vdi(vdi));
     }
+    app.exports.release(ExportObject::Vm(vm));
     Ok(HttpResponse::NoContent().finish())
 }
 
