@@ -65,7 +65,7 @@ impl Shape {
     /// The ending of the file's name, without the first dot. An XVA is called that however it is compressed, since
     /// importers look at its first bytes.
     pub fn extension(self) -> &'static str {
-        match (self.form, self.compression.map(Compression::codec)) {
+        match (self.form, self.compression.map(|compression| compression.codec())) {
             (Form::Xva(_), _) => "xva",
             (Form::Disk(DiskFormat::Raw), None) => "raw",
             (Form::Disk(DiskFormat::Raw), Some(Codec::Zstd)) => "raw.zst",

@@ -15,7 +15,7 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gantry_actors::{
-    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobRecord, JobState, NewJob,
+    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobRecord, JobState, JournalError, NewJob,
     Resumption, RetryPolicy, TaskProperties, Work,
 };
 use serde::{Deserialize, Serialize};
@@ -25,7 +25,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::backends::local::{LocalError, LocalStore, Pin};
-use crate::ids::{ContentId, DiskFormat, SrId, UserId, VdiId, VmId};
+use crate::ids::{ContentId, DiskFormat, SrId, UserId, VdiId};
 use crate::image::budget::Budget;
 use crate::state::documents;
 
@@ -262,7 +262,7 @@ impl ExportDesk {
         if let (Some(etag), Some(xml)) = (document.clone(), recipe.document.clone()) {
             // Before the job: whoever takes it up needs it.
             let kept = self.0.store.db().transaction(move |tx| documents::put(tx, &etag, &xml));
-            kept.await.map_err(|error| EngineError::Journal(error.to_string()))?;
+            kept.await.map_err(|error| EngineError::Journal(JournalError::new("keep an ova.xml", error)))?;
         }
         let kind = if document.is_some() { VM_KIND } else { KIND };
         let properties = TaskProperties {
