@@ -78,4 +78,6 @@ mod vhd_legal;
 #[cfg(test)]
 mod vhd_refused;
 #[cfg(test)]
+mod vms;
+#[cfg(test)]
 mod watch;
