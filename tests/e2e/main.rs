@@ -80,6 +80,8 @@ mod vhd_legal;
 #[cfg(test)]
 mod vhd_refused;
 #[cfg(test)]
+mod vms;
+#[cfg(test)]
 mod watch;
 #[cfg(test)]
 mod xva;
