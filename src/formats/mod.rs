@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+pub mod blocks;
 pub mod raw;
 pub mod vhd;
 pub mod xva;
