@@ -38,6 +38,20 @@ pub enum Piece {
     },
     /// That many zero bytes.
     Zeros(u64),
+    /// Part of the text of a checksum of bytes that lie further ahead in the image itself: made when it is produced,
+    /// from what was written there.
+    Digest {
+        /// First byte of what is checked: its place in the image.
+        start: u64,
+        /// Number of bytes that are checked.
+        len: u64,
+        /// How.
+        kind: xva::ChecksumKind,
+        /// Bytes of the text before those that are meant.
+        skip: u64,
+        /// Number of bytes of the text that are meant.
+        take: u64,
+    },
 }
 
 impl Piece {
@@ -46,6 +60,7 @@ impl Piece {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Disk { len, .. } | Self::Zeros(len) => *len,
+            Self::Digest { take, .. } => *take,
         }
     }
 

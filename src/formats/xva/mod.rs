@@ -1,11 +1,20 @@
 //! XVA archives: a tar stream of an `ova.xml` and the blocks of a VM's disks. Facts: xen-api's `export.ml`, `import.ml`
 //! and `stream_vdi.ml`, checked against archives of XCP-ng and Xen Orchestra.
 
+mod checksum;
 mod document;
+mod layout;
+mod tar_write;
 mod value;
+mod xml_write;
 
+pub use checksum::Checksum;
 pub use document::{ArchivedDisk, Document, NULL_REFERENCE, Object};
+pub use layout::{
+    MAX_BLOCKS, MAX_OVA_XML_BYTES, SLOT_BYTES, XvaDisk, XvaLayout, XvaLayoutError, declared_sizes,
+};
 pub use value::{Record, Value};
+pub use xml_write::write_document;
 
 /// Bytes of a block: every block of a disk but its last one.
 pub const BLOCK_BYTES: u64 = 1 << 20;
