@@ -34,6 +34,11 @@ impl ConcatReader {
         });
         Self { disks: placed.collect(), virtual_size }
     }
+
+    /// Where each disk begins.
+    pub fn starts(&self) -> impl Iterator<Item = u64> {
+        self.disks.iter().map(|(start, _)| *start)
+    }
 }
 
 impl DiskReader for ConcatReader {

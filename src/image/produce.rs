@@ -20,10 +20,11 @@ use futures_util::stream::{FuturesOrdered, Stream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
 
 use super::Layout;
+use super::pools::Pools;
 use super::budget::{ChunkBuffer, MAX_CHUNK_BYTES, Share};
 use crate::disk::DiskReader;
 use crate::disk::error::DiskError;
-use crate::disk::io_pool::{IoPool, IoPoolError};
+use crate::disk::io_pool::IoPoolError;
 use assembly::Assembly;
 use plan::{Chunk, Plan};
 
@@ -122,14 +123,14 @@ impl ProduceCounters {
 /// Makes the bytes `range` of an image whose disk parts come from `disk`.
 ///
 /// Nothing happens until the stream is polled; each poll tops up the reads under way to what the share
-/// allows (2 to 8), on the threads of `pool`, and hands out chunks strictly in order. The stream gives
+/// allows (2 to 8), on the threads of `pools`, and hands out chunks strictly in order. The stream gives
 /// exactly the range's bytes, or ends with one error. Dropping it cancels: reads that have begun finish
 /// and are thrown away.
 pub fn produce(
     layout: Arc<dyn Layout>,
     disk: Arc<dyn DiskReader>,
     range: Range<u64>,
-    pool: Arc<IoPool>,
+    pools: impl Into<Pools>,
     share: Share,
     counters: Arc<ProduceCounters>,
 ) -> ChunkStream {
@@ -140,7 +141,7 @@ pub fn produce(
         largest_cost: 0,
         next: None,
         disk,
-        pool,
+        pools: pools.into(),
         share,
         counters,
         under_way: FuturesOrdered::new(),
@@ -170,7 +171,7 @@ pub struct ChunkStream {
     /// A chunk that waits for memory.
     next: Option<Assembly>,
     disk: Arc<dyn DiskReader>,
-    pool: Arc<IoPool>,
+    pools: Pools,
     share: Share,
     counters: Arc<ProduceCounters>,
     under_way: FuturesOrdered<BoxFuture<'static, Result<Bytes, ProduceError>>>,
@@ -291,7 +292,7 @@ impl ChunkStream {
     ) -> BoxFuture<'static, Result<Bytes, ProduceError>> {
         let counters = Arc::clone(&self.counters);
         let (disk, stopped) = (Arc::clone(&self.disk), Arc::clone(&self.stopped));
-        let takes_time = assembly.takes_time();
+        let place = assembly.place();
         let fill = move || -> Result<Bytes, DiskError> {
             // Nobody sees the result when it has stopped.
             if !stopped.load(Ordering::Relaxed) {
@@ -299,11 +300,11 @@ impl ChunkStream {
             }
             Ok(buffer.freeze())
         };
-        if !takes_time {
+        let Some(pool) = place.and_then(|offset| self.pools.at(offset)) else {
             return future::ready(fill().map_err(ProduceError::from)).boxed();
-        }
+        };
         // Begun now, not when the chunks before it have come: that is what reading ahead means.
-        let filled = self.pool.start(fill);
+        let filled = pool.start(fill);
         async move { Ok(filled.await??) }.boxed()
     }
 

@@ -66,11 +66,13 @@ impl XvaDisk {
 
 /// What the document has to say of the sizes of disks, given in the archive's order: what the blocks cover.
 ///
-/// That is the size itself, but 1 MiB for a smaller disk that comes first and is not alone: xapi takes the length of an
-/// archive's first block for the step of all its disks' counters, so that block is padded with zeros.
+/// That is the size itself, but 1 MiB for a smaller disk that comes before one of several blocks: xapi takes the length
+/// of an archive's first block for the step of all its disks' counters, so that block is padded with zeros.
 pub fn declared_sizes(virtual_sizes: &[u64]) -> Vec<u64> {
     let mut declared = virtual_sizes.to_vec();
-    if let [first, _, ..] = declared.as_mut_slice() {
+    if let [first, others @ ..] = declared.as_mut_slice()
+        && others.iter().any(|other| *other > BLOCK_BYTES)
+    {
         *first = (*first).max(BLOCK_BYTES);
     }
     declared

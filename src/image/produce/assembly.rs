@@ -43,6 +43,15 @@ impl Part {
         }
     }
 
+    /// The first byte of the disk that it takes.
+    fn place(&self) -> Option<u64> {
+        match self {
+            Self::Bytes(_) | Self::Zeros(_) => None,
+            Self::Disk { offset, .. } => Some(*offset),
+            Self::Digest(digest) => digest.before.iter().find_map(Self::place),
+        }
+    }
+
     /// Bytes of the disk that it takes.
     fn disk_bytes(&self) -> u64 {
         match self {
@@ -76,9 +85,10 @@ impl Assembly {
         self.parts.iter().map(Part::disk_bytes).sum()
     }
 
-    /// Whether it is nothing for an executor's thread.
-    pub(super) fn takes_time(&self) -> bool {
-        self.parts.iter().any(|part| matches!(part, Part::Disk { .. } | Part::Digest(_)))
+    /// A byte of the disk whose threads are to make it; `None` when that is nothing that takes time.
+    pub(super) fn place(&self) -> Option<u64> {
+        let of_disk = self.parts.iter().find_map(Part::place);
+        of_disk.or_else(|| self.parts.iter().any(|part| matches!(part, Part::Digest(_))).then_some(0))
     }
 
     /// Makes the chunk's bytes.
