@@ -9,6 +9,7 @@ pub mod datadir;
 mod db;
 pub mod disks;
 mod error;
+pub mod frames;
 pub mod idempotency;
 pub mod jobs;
 pub mod meta;
