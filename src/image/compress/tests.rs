@@ -295,7 +295,7 @@ async fn there_are_two_windows_for_each_thread_in_flight_and_no_more_also_when_n
     let held_up: Vec<_> = (0..2)
         .map(|_| {
             let closed = Arc::clone(&closed);
-            transfer.compute.start(move || drop(closed.lock().unwrap().recv()))
+            transfer.compute.start(move || closed.lock().unwrap().recv().is_err())
         })
         .collect();
     while transfer.stream.in_flight() < 4 {
@@ -310,7 +310,7 @@ async fn there_are_two_windows_for_each_thread_in_flight_and_no_more_also_when_n
     assert!(disk.read_bytes.load(Ordering::Relaxed) <= (4 * 4 + 8) * MIB);
     drop(open);
     for gate in held_up {
-        gate.await.unwrap();
+        assert!(gate.await.unwrap());
     }
     assert_eq!(transfer.stream.next().await.unwrap().unwrap().number, 0);
     // Nobody asks any more: what was begun ends as frames, which are short. One window may not be full.
