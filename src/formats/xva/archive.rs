@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSummary};
+use super::{Rule, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary};
 use crate::formats::frames::{Decompressor, FrameError, Next, SNIFF_BYTES, Sniffed, sniff};
 
 /// Why an archive is refused.
@@ -107,6 +107,21 @@ impl ArchiveDecoder {
         self.decompressor.as_ref().map_or(0, Decompressor::position)
     }
 
+    /// Number of bytes of the uncompressed archive that were used so far.
+    pub fn plain_position(&self) -> u64 {
+        self.decoder.position()
+    }
+
+    /// Number of frames or members that were read to their end; 0 of what is not compressed.
+    pub fn frames(&self) -> u64 {
+        self.decompressor.as_ref().map_or(0, Decompressor::frames)
+    }
+
+    /// What was seen up to now.
+    pub fn seen(&self) -> XvaSeen {
+        self.decoder.seen()
+    }
+
     /// Lets the decompressor take the memory of the window that it has asked for.
     pub fn grant_window(&mut self) {
         if let Some(decompressor) = &mut self.decompressor {
@@ -142,7 +157,7 @@ impl ArchiveDecoder {
 
     /// What does not even begin as a tar header is told as what it is: something else.
     fn refusal(&self, position: u64, error: XvaError) -> ArchiveError {
-        let no_header = matches!(&error, XvaError::Member { field: "checksum" | "header", offset, .. } if *offset < 512);
+        let no_header = matches!(&error, XvaError::Member { rule: Rule::T2, offset, .. } if *offset < 512);
         if position == 0 && no_header && self.compression == Sniffed::Plain {
             let found = self.first.iter().map(|byte| format!("{byte:02x}")).collect();
             return ArchiveError::Unknown { found };

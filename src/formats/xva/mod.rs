@@ -15,7 +15,7 @@ mod value;
 mod xml_read;
 
 pub use archive::{ArchiveDecoder, ArchiveError, ArchiveNext};
-pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSummary};
+pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSeen, XvaSummary};
 pub use document::{ArchivedDisk, Document, NULL_REFERENCE, Object};
 pub use document_read::MAX_DOCUMENT_BYTES;
 pub use error::{Quoted, Rule, XvaError};
