@@ -13,7 +13,7 @@ mod layout;
 mod tar_read;
 mod tar_write;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 mod xml_read;
 mod xml_write;
