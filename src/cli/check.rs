@@ -36,10 +36,10 @@ const DAMAGED: u8 = 4;
 /// Arguments of `gantry check`.
 #[derive(Debug, Args)]
 #[command(after_help = "\
-What a file is follows from its content (a VHD has a footer at its end and often a copy of it in front, an XVA
-begins with ova.xml, gzip and zstd have their marks), then from its name. What is compressed is read to its end
-without being stored; a differencing VHD must be decompressed first. The parents of a differencing VHD are looked up
-beside it.
+What a file is follows from its content (a VHD has a footer at its end and often a copy of it
+in front, an XVA begins with ova.xml, gzip and zstd have their marks), then from its name. What is
+compressed is unpacked as it is read and stored nowhere; a differencing VHD must be decompressed
+first, because its parents are looked up beside it.
 
 Exit codes: 0 sound, 1 cannot be read, 2 wrong usage, 4 damaged.
 

@@ -41,8 +41,9 @@ pub(super) struct CompressionFacts {
     pub(super) codec: &'static str,
     /// Frames or members that are whole; all there are, if the file is sound.
     pub(super) frames: u64,
-    /// Whether its end has a table of the frames, which fits them.
-    pub(super) seekable: bool,
+    /// Whether its end has a table of the frames, which fits them; none when it has a table that could not be compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seekable: Option<bool>,
     /// Bytes that it unpacks to, when it was read to its end.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) plain_length: Option<u64>,
@@ -169,8 +170,11 @@ impl Report {
         for problem in &self.problems {
             let file = problem.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
             let rule = problem.rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
+            // What breaks no rule is a fault of the compression, and names its place in the file itself.
             let place = match (problem.file_offset, &self.compression) {
-                (Some(offset), Some(facts)) => format!("; seen at byte {offset} of the {} file", facts.codec),
+                (Some(offset), Some(facts)) if problem.rule.is_some() => {
+                    format!("; seen at byte {offset} of the {} file", facts.codec)
+                }
                 _ => String::new(),
             };
             line(&mut text, format_args!("  problem: {file}{}{place}{rule}", problem.message));
@@ -188,12 +192,13 @@ impl Report {
         }
         fact("file length", format!("{}, {} stored", bytes(self.file_length), bytes(self.stored_bytes)));
         if let Some(facts) = &self.compression {
-            let seekable = if facts.seekable { ", seekable" } else { "" };
+            let seekable = if facts.seekable == Some(true) { ", seekable" } else { "" };
             let unit = if facts.codec == "gzip" { "member" } else { "frame" };
             let plural = if facts.frames == 1 { "" } else { "s" };
-            let whole = if self.sound { "" } else { " whole" };
+            let whole = if self.sound { "" } else { " read whole" };
             fact("compression", format!("{}, {} {unit}{plural}{whole}{seekable}", facts.codec, facts.frames));
-            if let Some(length) = facts.plain_length {
+            // That of an archive is told as its tar length.
+            if let Some(length) = facts.plain_length.filter(|_| self.xva.is_none()) {
                 fact("uncompressed", bytes(length));
             }
         }

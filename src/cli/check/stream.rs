@@ -135,11 +135,11 @@ pub(super) fn compression(
         Sniffed::Zstd => "zstd",
     };
     let table = if sniffed == Sniffed::Zstd { SeekTable::read(source)? } else { None };
-    let mut seekable = table.is_some();
+    let mut seekable = if table.is_some() { None } else { Some(false) };
     if let (Some(table), Some(plain)) = (table, plain_length) {
         let found = SeekTable { frames, compressed: table.start, plain, ..table };
+        seekable = Some(found == table);
         if found != table {
-            seekable = false;
             notes.push(Note {
                 code: "zstd_seek_table_wrong",
                 offset: table.start,
