@@ -1,11 +1,17 @@
 //! What must hold for any XVA archive, shared by the fuzz targets and the library's tests.
 #![allow(dead_code, reason = "each target uses one of these functions")]
 
-use super::gantry::formats::xva::{Document, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSummary};
+use super::gantry::formats::frames::{Codec, Compression, FREE_WINDOW_BYTES, FrameEncoder, MAX_WINDOW_BYTES};
+use super::gantry::formats::xva::{
+    ArchiveDecoder, ArchiveError, ArchiveNext, Document, XvaDecoder, XvaError, XvaEvent, XvaLimits,
+    XvaSummary,
+};
 use bytes::Bytes;
 
 /// Longest archive that is unpacked.
 const MAX_ARCHIVE: usize = 4 << 20;
+
+const LIMITS: XvaLimits = XvaLimits { largest_disk: 1 << 40 };
 
 /// An archive from its packed form. A byte below 0x80 is followed by that many bytes and one more, as they are; 0xFE
 /// adds zeros up to a multiple of 512; 0xFF makes the checksum of the tar header in the last 512 bytes right; any other
@@ -52,50 +58,152 @@ type Disk = (u64, Vec<(u64, Vec<u8>)>);
 /// What was read.
 type Read = Result<(Document, Vec<Disk>, XvaSummary), XvaError>;
 
+/// What the events of an archive amount to.
+#[derive(Debug, Default, PartialEq)]
+struct Taken {
+    document: Option<Document>,
+    disks: Vec<Disk>,
+    ended: usize,
+}
+
+impl Taken {
+    /// Takes an event, which comes in its order and place.
+    fn take(&mut self, event: XvaEvent) {
+        match event {
+            XvaEvent::Document(found) => {
+                assert!(self.document.replace(*found).is_none(), "a second document");
+            }
+            XvaEvent::DiskBegin { disk, size } => {
+                let begun = self.disks.len();
+                assert_eq!((disk, self.ended), (begun, begun), "the disk before has not ended");
+                assert!(size > 0);
+                self.disks.push((size, Vec::new()));
+            }
+            XvaEvent::Data { disk, offset, data } => {
+                assert!(!data.is_empty(), "an empty event");
+                assert_eq!((disk + 1, disk), (self.disks.len(), self.ended), "data of another disk");
+                let (size, runs) = self.disks.last_mut().expect("it has begun");
+                let end = runs.last().map_or(0, |(start, run)| start + run.len() as u64);
+                assert!(offset >= end && offset + data.len() as u64 <= *size, "out of place");
+                match runs.last_mut() {
+                    Some((_, run)) if end == offset => run.extend_from_slice(&data),
+                    _ => runs.push((offset, data.to_vec())),
+                }
+            }
+            XvaEvent::DiskEnd { disk } => {
+                assert_eq!((disk + 1, disk), (self.disks.len(), self.ended), "the end of another disk");
+                self.ended += 1;
+            }
+        }
+    }
+
+    /// The end of a sound archive.
+    fn end(self, summary: XvaSummary) -> (Document, Vec<Disk>, XvaSummary) {
+        let document = self.document.expect("there is no archive without");
+        let sizes: Vec<_> = document.disks().iter().map(|disk| disk.virtual_size).collect();
+        let found: Vec<_> = self.disks.iter().map(|disk| disk.0).collect();
+        assert_eq!(found, sizes, "other disks than the document's");
+        assert_eq!((self.ended, summary.disks), (sizes.len(), sizes.len()), "a disk has not ended");
+        (document, self.disks, summary)
+    }
+}
+
 /// Reads an archive in pieces of `cut` bytes.
 fn read(archive: &[u8], cut: usize) -> Read {
-    let mut decoder = XvaDecoder::new(XvaLimits { largest_disk: 1 << 40 });
-    let mut document = None;
-    let mut disks: Vec<Disk> = Vec::new();
-    let mut ended = 0;
+    let mut decoder = XvaDecoder::new(LIMITS);
+    let mut taken = Taken::default();
     for piece in archive.chunks(cut) {
         decoder.push(Bytes::copy_from_slice(piece));
         while let Some(event) = decoder.next_event()? {
-            match event {
-                XvaEvent::Document(found) => {
-                    assert!(document.replace(*found).is_none(), "a second document");
-                }
-                XvaEvent::DiskBegin { disk, size } => {
-                    assert_eq!((disk, ended), (disks.len(), disks.len()), "the disk before has not ended");
-                    assert!(size > 0);
-                    disks.push((size, Vec::new()));
-                }
-                XvaEvent::Data { disk, offset, data } => {
-                    assert!(!data.is_empty(), "an empty event");
-                    assert_eq!((disk + 1, disk), (disks.len(), ended), "data of another disk");
-                    let (size, runs) = disks.last_mut().expect("it has begun");
-                    let end = runs.last().map_or(0, |(start, run)| start + run.len() as u64);
-                    assert!(offset >= end && offset + data.len() as u64 <= *size, "out of place");
-                    match runs.last_mut() {
-                        Some((_, run)) if end == offset => run.extend_from_slice(&data),
-                        _ => runs.push((offset, data.to_vec())),
-                    }
-                }
-                XvaEvent::DiskEnd { disk } => {
-                    assert_eq!((disk + 1, disk), (disks.len(), ended), "the end of another disk");
-                    ended += 1;
-                }
-            }
+            taken.take(event);
         }
     }
     let position = decoder.position();
     let summary = decoder.finish()?;
-    let document = document.expect("there is no archive without");
     assert_eq!(position, archive.len() as u64, "not everything was read");
-    let sizes: Vec<_> = document.disks().iter().map(|disk| disk.virtual_size).collect();
-    assert_eq!(disks.iter().map(|disk| disk.0).collect::<Vec<_>>(), sizes, "other disks than the document's");
-    assert_eq!((ended, summary.disks), (sizes.len(), sizes.len()), "a disk has not ended");
-    Ok((document, disks, summary))
+    Ok(taken.end(summary))
+}
+
+/// What was read of an archive in any compression; `None` of one that unpacks to more than is looked at. Of one that is
+/// refused, what was read before, and the error's code: its place in the compression depends on how it was cut.
+type ReadAny = Option<Result<(Document, Vec<Disk>, XvaSummary), (Taken, &'static str)>>;
+
+/// Reads an archive in any compression in pieces of `cut` bytes.
+fn read_any(stream: &[u8], cut: usize) -> ReadAny {
+    let mut decoder = ArchiveDecoder::new(LIMITS);
+    let mut taken = Taken::default();
+    for piece in stream.chunks(cut) {
+        decoder.push(Bytes::copy_from_slice(piece));
+        loop {
+            match decoder.next() {
+                Ok(ArchiveNext::Event(event)) => taken.take(event),
+                Ok(ArchiveNext::NeedsInput) => break,
+                Ok(ArchiveNext::NeedsWindow(bytes)) => {
+                    assert!(bytes > FREE_WINDOW_BYTES && bytes <= MAX_WINDOW_BYTES, "a window of {bytes}");
+                    return None;
+                }
+                Err(error) => {
+                    assert!(decoder.position() <= stream.len() as u64);
+                    if let ArchiveError::Frames(error) = &error {
+                        assert!(error.offset() <= stream.len() as u64, "behind the end: {error}");
+                    }
+                    return Some(Err((taken, error.code())));
+                }
+            }
+            if decoder.plain_position() > MAX_ARCHIVE as u64 * 2 {
+                return None;
+            }
+        }
+        assert!(decoder.position() <= stream.len() as u64);
+    }
+    let seen = decoder.seen();
+    match decoder.finish() {
+        Ok(summary) => {
+            let (found, blocks) = (seen.xxh64 + seen.sha1, summary.blocks);
+            assert!(seen.blocks <= blocks && found == blocks, "{blocks} blocks, but {seen:?}");
+            Some(Ok(taken.end(summary)))
+        }
+        Err(error) => Some(Err((taken, error.code()))),
+    }
+}
+
+/// The first byte says what the rest is: 0 a stream as it is, in any compression; 1, 2 and 3 a packed archive that is
+/// read plain, in gzip members and in zstd frames. It is read to the same end however it is cut, and in any compression
+/// as it is without.
+pub fn archive(input: &[u8]) {
+    let Some((&choice, rest)) = input.split_first() else { return };
+    let cut = input.iter().fold(1usize, |cut, &byte| cut.wrapping_mul(31) + usize::from(byte)) % 9973 + 1;
+    let codec = match choice % 4 {
+        2 => Some(Codec::Gzip),
+        3 => Some(Codec::Zstd),
+        _ => None,
+    };
+    let plain = if choice % 4 == 0 { rest.to_vec() } else { unpack(rest) };
+    let stream = codec.map_or_else(|| plain.clone(), |codec| compress(codec, &plain));
+    let whole = read_any(&stream, stream.len().max(1));
+    assert!(whole == read_any(&stream, cut), "the pieces of {cut} bytes make a difference");
+    if choice % 4 != 0 {
+        match (whole.expect("it is no longer than that"), read(&plain, plain.len().max(1))) {
+            (Ok(found), Ok(expected)) => assert!(found == expected, "compressed it is another archive"),
+            // What is no archive at all is told as that. Nothing is compressed to no frame.
+            (Err((_, code)), Err(error)) => assert!(
+                code == error.code() || code == "xva_unknown_format" || plain.is_empty(),
+                "{code}, but plain {error}"
+            ),
+            (found, expected) => panic!("{} compressed, {} plain", found.is_ok(), expected.is_ok()),
+        }
+    }
+}
+
+/// A compressed stream of some frames.
+fn compress(codec: Codec, plain: &[u8]) -> Vec<u8> {
+    let mut encoder = FrameEncoder::new(Compression::default_of(codec)).expect("there is memory");
+    let (mut stream, mut frame) = (Vec::new(), Vec::new());
+    for window in plain.chunks(plain.len() / 3 + 1) {
+        encoder.compress(window, &mut frame).expect("anything can be compressed");
+        stream.extend_from_slice(&frame);
+    }
+    stream
 }
 
 /// An archive is read to the same end however it is cut.

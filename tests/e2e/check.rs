@@ -1,5 +1,7 @@
 //! `gantry check`: what is in a file and what is wrong with it, with offsets; 0 sound, 4 damaged.
 
+mod archives;
+
 use std::path::Path;
 use std::process::Output;
 

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::archive_facts::ArchiveFacts;
 use super::source::Source;
 use crate::formats::vhd::VhdError;
 
@@ -10,7 +11,7 @@ use crate::formats::vhd::VhdError;
 #[serde(rename_all = "camelCase")]
 pub(super) struct Report {
     pub(super) file: String,
-    /// `vhd` or `raw`.
+    /// `vhd`, `raw` or `xva`.
     pub(super) format: &'static str,
     pub(super) sound: bool,
     /// Bytes of the file.
@@ -20,11 +21,32 @@ pub(super) struct Report {
     /// Bytes of the disk in it.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) virtual_size: Option<u64>,
+    /// How the file is compressed, if it is: all else is then about what is in it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) compression: Option<CompressionFacts>,
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) vhd: Option<VhdFacts>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) xva: Option<ArchiveFacts>,
     pub(super) problems: Vec<Problem>,
     /// What is legal, but worth knowing.
     pub(super) notes: Vec<Note>,
+}
+
+/// What only a compressed file has.
+#[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
+pub(super) struct CompressionFacts {
+    /// `gzip` or `zstd`.
+    pub(super) codec: &'static str,
+    /// Frames or members that are whole; all there are, if the file is sound.
+    pub(super) frames: u64,
+    /// Whether its end has a table of the frames, which fits them; none when it has a table that could not be compared.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) seekable: Option<bool>,
+    /// Bytes that it unpacks to, when it was read to its end.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) plain_length: Option<u64>,
 }
 
 /// What only a VHD has.
@@ -69,6 +91,7 @@ pub(super) struct ParentFacts {
 
 /// What is wrong.
 #[derive(Debug, Serialize)]
+#[serde(rename_all = "camelCase")]
 pub(super) struct Problem {
     /// The file that it is about, when that is not the one that was asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -76,15 +99,21 @@ pub(super) struct Problem {
     #[serde(skip_serializing_if = "Option::is_none")]
     pub(super) rule: Option<&'static str>,
     pub(super) code: &'static str,
-    /// Where, in bytes from the beginning of that file.
+    /// The member of the archive that it is about.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) member: Option<String>,
+    /// Where, in bytes from the beginning of that file, or of what is in it when it is compressed.
     pub(super) offset: u64,
+    /// Where in the file, when that is compressed: how much of it had been read, or where it is damaged itself.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub(super) file_offset: Option<u64>,
     pub(super) message: String,
 }
 
 impl Problem {
     pub(super) fn vhd(file: Option<String>, error: &VhdError) -> Self {
         let (rule, code, offset) = (Some(error.rule()), error.code(), error.offset());
-        Self { file, rule, code, offset, message: error.to_string() }
+        Self { file, rule, code, member: None, offset, file_offset: None, message: error.to_string() }
     }
 }
 
@@ -106,7 +135,9 @@ impl Report {
             file_length: source.len,
             stored_bytes: source.stored,
             virtual_size: None,
+            compression: None,
             vhd: None,
+            xva: None,
             problems: Vec::new(),
             notes: Vec::new(),
         }
@@ -129,17 +160,24 @@ impl Report {
         let kind = match &self.vhd {
             Some(facts) => format!("{} VHD", facts.kind),
             None if self.format == "vhd" => "VHD".to_owned(),
+            None if self.format == "xva" => "XVA archive".to_owned(),
             None => "raw disk".to_owned(),
         };
-        line(
-            &mut text,
-            format_args!("{}: {kind}, {}", self.file, if self.sound { "sound" } else { "damaged" }),
-        );
+        let codec = self.compression.as_ref().map(|facts| format!(" in {}", facts.codec)).unwrap_or_default();
+        let verdict = if self.sound { "sound" } else { "damaged" };
+        line(&mut text, format_args!("{}: {kind}{codec}, {verdict}", self.file));
         self.facts(&mut text);
         for problem in &self.problems {
             let file = problem.file.as_ref().map(|file| format!("{file}: ")).unwrap_or_default();
             let rule = problem.rule.map(|rule| format!(" ({rule})")).unwrap_or_default();
-            line(&mut text, format_args!("  problem: {file}{}{rule}", problem.message));
+            // What breaks no rule is a fault of the compression, and names its place in the file itself.
+            let place = match (problem.file_offset, &self.compression) {
+                (Some(offset), Some(facts)) if problem.rule.is_some() => {
+                    format!("; seen at byte {offset} of the {} file", facts.codec)
+                }
+                _ => String::new(),
+            };
+            line(&mut text, format_args!("  problem: {file}{}{place}{rule}", problem.message));
         }
         for note in &self.notes {
             line(&mut text, format_args!("  note: {}", note.message));
@@ -153,11 +191,27 @@ impl Report {
             fact("virtual size", bytes(size));
         }
         fact("file length", format!("{}, {} stored", bytes(self.file_length), bytes(self.stored_bytes)));
+        if let Some(facts) = &self.compression {
+            let seekable = if facts.seekable == Some(true) { ", seekable" } else { "" };
+            let unit = if facts.codec == "gzip" { "member" } else { "frame" };
+            let plural = if facts.frames == 1 { "" } else { "s" };
+            let whole = if self.sound { "" } else { " read whole" };
+            fact("compression", format!("{}, {} {unit}{plural}{whole}{seekable}", facts.codec, facts.frames));
+            // That of an archive is told as its tar length.
+            if let Some(length) = facts.plain_length.filter(|_| self.xva.is_none()) {
+                fact("uncompressed", bytes(length));
+            }
+        }
+        if let Some(facts) = &self.xva {
+            facts.tell(&mut fact);
+        }
         let Some(facts) = &self.vhd else { return };
-        if let (Some(blocks), Some(allocated), Some(block)) =
-            (facts.blocks, facts.allocated_blocks, facts.block_bytes)
-        {
-            fact("blocks", format!("{allocated} of {blocks}, {} each", bytes(block)));
+        match (facts.blocks, facts.allocated_blocks, facts.block_bytes) {
+            (Some(blocks), Some(allocated), Some(block)) => {
+                fact("blocks", format!("{allocated} of {blocks}, {} each", bytes(block)));
+            }
+            (None, Some(allocated), _) => fact("blocks", format!("{allocated} present")),
+            _ => {}
         }
         fact("data", bytes(facts.data_bytes));
         fact("creator", format!("{:?} {}", facts.creator, facts.creator_version));
@@ -185,7 +239,7 @@ fn line(text: &mut String, line: std::fmt::Arguments<'_>) {
 }
 
 /// A number of bytes, also in the largest unit of which there is at least one.
-fn bytes(count: u64) -> String {
+pub(super) fn bytes(count: u64) -> String {
     let units = [(40, "TiB"), (30, "GiB"), (20, "MiB"), (10, "KiB")];
     match units.iter().find(|(shift, _)| count >> shift > 0) {
         Some((shift, unit)) => {

@@ -17,8 +17,13 @@ pub(super) enum CheckError {
     #[error("cannot read {file}: it is neither a file nor a disk")]
     NotAFile { file: String },
     /// Nothing says what it is.
-    #[error("cannot tell what {file} is: it is no VHD, and its name ends neither in .vhd nor in .raw")]
+    #[error(
+        "cannot tell what {file} is: it is no VHD and no XVA, and its name ends neither in .vhd nor in .raw nor in .xva"
+    )]
     Unknown { file: String },
+    /// A VHD that means nothing without other files, or without seeking.
+    #[error("cannot check {file} without decompressing it first: {reason}")]
+    NeedsFile { file: String, reason: VhdError },
 }
 
 /// A file that is open for reading at any place.

@@ -1,6 +1,9 @@
 //! What `gantry check` promises: its exit codes, and that a report says what is wrong and where.
 
-use std::io;
+mod archives;
+mod compressed;
+
+use std::io::{self, Write as _};
 use std::path::Path;
 
 use serde_json::Value;
@@ -46,6 +49,18 @@ fn child(id: u8, parent_id: u8, locator: &str, name: &str) -> Vec<u8> {
     bytes.resize(2560, 0);
     bytes.extend(footer.encode());
     bytes
+}
+
+/// One gzip member.
+fn gzip(bytes: &[u8]) -> Vec<u8> {
+    let mut encoder = flate2::write::GzEncoder::new(Vec::new(), flate2::Compression::fast());
+    encoder.write_all(bytes).unwrap();
+    encoder.finish().unwrap()
+}
+
+/// One zstd frame.
+fn zstd(bytes: &[u8]) -> Vec<u8> {
+    zstd::encode_all(bytes, 1).unwrap()
 }
 
 /// Checks a file: exit code and text, and the same as JSON.

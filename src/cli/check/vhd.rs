@@ -3,7 +3,7 @@
 use super::chain;
 use super::report::{Note, ParentFacts, Problem, Report, VhdFacts};
 use super::source::{CheckError, Source, Stop};
-use crate::formats::vhd::{BlockLocation, DiskKind, Fact, VhdError, VhdIndex, bitmap, open};
+use crate::formats::vhd::{BlockLocation, DiskKind, Fact, Footer, VhdError, VhdIndex, bitmap, open};
 
 /// Bytes that are read at once.
 const READ_BYTES: u64 = 64 << 10;
@@ -45,15 +45,30 @@ pub(super) fn read_index(source: &Source) -> Result<VhdIndex, Stop> {
 }
 
 fn facts(index: &VhdIndex, data_bytes: u64) -> VhdFacts {
-    let footer = &index.footer;
     let sparse = index.kind != DiskKind::Fixed;
     VhdFacts {
-        kind: match index.kind {
+        hidden: index.hidden,
+        block_bytes: sparse.then_some(index.block_bytes),
+        blocks: sparse.then(|| index.block_count()),
+        allocated_blocks: sparse.then(|| index.allocated()),
+        parent: index.parent.as_ref().map(|parent| ParentFacts {
+            id: Fact::Id(parent.id).to_string(),
+            names: parent.names.clone(),
+            found: None,
+        }),
+        ..footer_facts(&index.footer, data_bytes)
+    }
+}
+
+/// What a footer alone says.
+pub(super) fn footer_facts(footer: &Footer, data_bytes: u64) -> VhdFacts {
+    VhdFacts {
+        kind: match footer.kind {
             DiskKind::Fixed => "fixed",
             DiskKind::Dynamic => "dynamic",
             DiskKind::Differencing => "differencing",
         },
-        id: Fact::Id(index.unique_id).to_string(),
+        id: Fact::Id(footer.unique_id).to_string(),
         creator: footer
             .creator_application
             .iter()
@@ -61,17 +76,13 @@ fn facts(index: &VhdIndex, data_bytes: u64) -> VhdFacts {
             .map(|&b| char::from(b))
             .collect(),
         creator_version: format!("{}.{}", footer.creator_version >> 16, footer.creator_version & 0xFFFF),
-        hidden: index.hidden,
+        hidden: footer.hidden,
         saved_state: footer.saved_state,
-        block_bytes: sparse.then_some(index.block_bytes),
-        blocks: sparse.then(|| index.block_count()),
-        allocated_blocks: sparse.then(|| index.allocated()),
+        block_bytes: None,
+        blocks: None,
+        allocated_blocks: None,
         data_bytes,
-        parent: index.parent.as_ref().map(|parent| ParentFacts {
-            id: Fact::Id(parent.id).to_string(),
-            names: parent.names.clone(),
-            found: None,
-        }),
+        parent: None,
         chain: Vec::new(),
     }
 }

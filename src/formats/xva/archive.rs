@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 
-use super::{Quoted, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSummary, looks_like_tar};
+use super::{Quoted, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary, looks_like_tar};
 use crate::formats::frames::{Decompressor, FrameError, Next, SNIFF_BYTES, Sniffed, sniff};
 
 /// Length of a tar header.
@@ -108,6 +108,21 @@ impl ArchiveDecoder {
     /// Number of bytes of the input that were used so far.
     pub fn position(&self) -> u64 {
         self.stream.as_ref().map_or(0, |(_, decompressor)| decompressor.position())
+    }
+
+    /// Number of bytes of the uncompressed archive that were used so far.
+    pub fn plain_position(&self) -> u64 {
+        self.decoder.position()
+    }
+
+    /// Number of frames or members that were read to their end; 0 of what is not compressed.
+    pub fn frames(&self) -> u64 {
+        self.stream.as_ref().map_or(0, |(_, decompressor)| decompressor.frames())
+    }
+
+    /// What was seen up to now.
+    pub fn seen(&self) -> XvaSeen {
+        self.decoder.seen()
     }
 
     /// Lets the decompressor take the memory of the window that it has asked for.

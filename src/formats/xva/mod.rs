@@ -13,14 +13,14 @@ mod layout;
 mod tar_read;
 mod tar_write;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod value;
 mod xml_read;
 mod xml_write;
 
 pub use archive::{ArchiveDecoder, ArchiveError, ArchiveNext};
 pub use checksum::Checksum;
-pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSummary};
+pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSeen, XvaSummary};
 pub use document::{ArchivedDisk, Document, NULL_REFERENCE, Object};
 pub use document_read::MAX_DOCUMENT_BYTES;
 pub use error::{Quoted, Rule, XvaError};

@@ -23,8 +23,8 @@ pub(super) struct GzipReader {
     flags: u8,
     head_sum: Crc,
     content_sum: Crc,
-    /// Whether a member was read to its end.
-    has_read: bool,
+    /// Number of members that were read to their end.
+    members: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -66,8 +66,12 @@ impl GzipReader {
             flags: 0,
             head_sum: Crc::new(),
             content_sum: Crc::new(),
-            has_read: false,
+            members: 0,
         }
+    }
+
+    pub(super) fn members(&self) -> u64 {
+        self.members
     }
 
     pub(super) fn step(&mut self, input: &mut Input, room: &mut [u8]) -> Result<Step, FrameError> {
@@ -94,7 +98,7 @@ impl GzipReader {
     /// Takes the byte `byte`, which is at `position`, into the head. The state after.
     fn read_head(&mut self, state: State, byte: u8, position: u64) -> Result<State, FrameError> {
         if let State::Head { read: 0 } = state {
-            if byte == 0 && self.has_read {
+            if byte == 0 && self.members > 0 {
                 return Ok(State::Padding);
             }
             self.member = position;
@@ -211,7 +215,7 @@ impl GzipReader {
                 return Err(FrameError::WrongSum { frame: self.member, offset, field, expected, found });
             }
         }
-        self.has_read = true;
+        self.members += 1;
         Ok(State::Head { read: 0 })
     }
 
@@ -222,7 +226,7 @@ impl GzipReader {
 
     fn no_member(&self, found: u8, offset: u64) -> FrameError {
         let codec = Codec::Gzip;
-        match self.has_read {
+        match self.members > 0 {
             true => FrameError::TrailingGarbage { codec, offset, found },
             false => FrameError::NotAFrame { codec, offset, found },
         }
@@ -231,7 +235,7 @@ impl GzipReader {
     /// The stream ends at `offset`.
     pub(super) fn finish(&self, offset: u64) -> Result<(), FrameError> {
         let what = match self.state {
-            State::Head { read: 0 } | State::Padding if self.has_read => return Ok(()),
+            State::Head { read: 0 } | State::Padding if self.members > 0 => return Ok(()),
             State::Body { .. } | State::Broken { .. } => "a member",
             State::Tail { .. } => "a member's checksum and length",
             _ => "a member's header",

@@ -139,6 +139,15 @@ impl Decompressor {
         self.input.position
     }
 
+    /// Number of frames or members that were read to their end, skippable frames left out; 0 of a plain stream.
+    pub fn frames(&self) -> u64 {
+        match &self.reader {
+            Reader::Plain => 0,
+            Reader::Gzip(reader) => reader.members(),
+            Reader::Zstd(reader) => reader.frames(),
+        }
+    }
+
     /// The largest window in bytes of the frames so far, the present one included: memory that the decoder has taken,
     /// or will take when it is granted. A few hundred KiB come on top.
     pub fn window_bytes(&self) -> u64 {

@@ -27,8 +27,8 @@ pub(super) struct ZstdReader {
     /// Largest window so far, in bytes.
     window_bytes: u64,
     granted_bytes: u64,
-    /// Whether a frame was read to its end.
-    has_read: bool,
+    /// Number of frames that were read to their end.
+    frames: u64,
 }
 
 #[derive(Clone, Copy)]
@@ -75,7 +75,7 @@ impl ZstdReader {
             has_sum: false,
             window_bytes: 0,
             granted_bytes,
-            has_read: false,
+            frames: 0,
         }
     }
 
@@ -85,6 +85,10 @@ impl ZstdReader {
 
     pub(super) fn grant_window(&mut self) {
         self.granted_bytes = self.granted_bytes.max(self.window_bytes);
+    }
+
+    pub(super) fn frames(&self) -> u64 {
+        self.frames
     }
 
     pub(super) fn step(&mut self, input: &mut Input, room: &mut [u8]) -> Result<Step, FrameError> {
@@ -145,13 +149,13 @@ impl ZstdReader {
         }
         let skippable = head.first().is_some_and(|first| first >> 4 == 5);
         let fits = match len {
-            0 => byte == ZSTD_MAGIC[0] || (byte >> 4 == 5 && self.has_read),
+            0 => byte == ZSTD_MAGIC[0] || (byte >> 4 == 5 && self.frames > 0),
             1..4 if skippable => SKIPPABLE_MAGIC.get(len - 1) == Some(&byte),
             1..4 => ZSTD_MAGIC.get(len) == Some(&byte),
             _ => true,
         };
         let codec = Codec::Zstd;
-        match (fits, self.has_read) {
+        match (fits, self.frames > 0) {
             (true, _) => {}
             (false, true) => {
                 return Err(FrameError::TrailingGarbage { codec, offset: position, found: byte });
@@ -311,7 +315,7 @@ impl ZstdReader {
     }
 
     fn end_frame(&mut self) {
-        self.has_read = true;
+        self.frames += 1;
         self.state = BEFORE_FRAME;
     }
 
@@ -348,7 +352,7 @@ impl ZstdReader {
     /// The stream ends at `offset`.
     pub(super) fn finish(&self, offset: u64) -> Result<(), FrameError> {
         let what = match self.state {
-            State::Head { len: 0, .. } if self.has_read => return Ok(()),
+            State::Head { len: 0, .. } if self.frames > 0 => return Ok(()),
             State::Head { .. } | State::Begin { .. } => "a frame's header",
             State::BlockHead { .. } | State::Body { .. } | State::Flush { .. } => "a frame",
             State::Skip { .. } => "a skippable frame",

@@ -70,6 +70,19 @@ pub struct XvaSummary {
     pub end_marker: bool,
 }
 
+/// What was seen of an archive up to now, be it whole or not.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct XvaSeen {
+    /// Blocks with bytes.
+    pub blocks: u64,
+    /// Length in bytes of the first block of the disk that began last: all its blocks have it, but the last one.
+    pub block_bytes: u64,
+    /// Checksums by XXH64.
+    pub xxh64: u64,
+    /// Checksums by SHA-1.
+    pub sha1: u64,
+}
+
 /// A forward-only decoder. Push bytes as they come, take events until there are none, push more; at the end of the input
 /// call [`finish`](Self::finish). How the input is cut makes no difference to what is read.
 ///
@@ -86,6 +99,7 @@ pub struct XvaDecoder {
     /// How many of them were read to their end.
     done: usize,
     blocks: u64,
+    seen: XvaSeen,
     state: State,
 }
 
@@ -122,6 +136,7 @@ impl XvaDecoder {
             disks: Vec::new(),
             done: 0,
             blocks: 0,
+            seen: XvaSeen::default(),
             state: State::Start,
         }
     }
@@ -135,6 +150,11 @@ impl XvaDecoder {
     /// Number of bytes of the stream that were used so far.
     pub fn position(&self) -> u64 {
         self.input.position()
+    }
+
+    /// What was seen up to now.
+    pub fn seen(&self) -> XvaSeen {
+        self.seen
     }
 
     /// The next event; `None` when more input is needed, or everything was read.
@@ -186,6 +206,9 @@ impl XvaDecoder {
             }
             (State::NextBlock(mut cursor), Token::Member(block)) => {
                 let first = cursor.begin_block(&block)?;
+                if first {
+                    self.seen.block_bytes = block.size;
+                }
                 let size = self.disks.get(disk).map_or(0, |disk| disk.virtual_size);
                 let bytes = BlockBytes::default();
                 (State::Block { cursor, block, bytes }, first.then_some(XvaEvent::DiskBegin { disk, size }))
@@ -201,10 +224,16 @@ impl XvaDecoder {
             }
             (State::Block { cursor, block, bytes }, Token::BodyEnd) => {
                 self.blocks += 1;
+                self.seen.blocks += u64::from(block.size > 0);
                 (State::NextChecksum { cursor, block, bytes }, None)
             }
             (State::NextChecksum { cursor, block, bytes }, Token::Member(member)) => {
-                let expected = bytes.checksum(checksum_kind(&block, &member)?);
+                let kind = checksum_kind(&block, &member)?;
+                match kind {
+                    ChecksumKind::Xxh64 => self.seen.xxh64 += 1,
+                    ChecksumKind::Sha1 => self.seen.sha1 += 1,
+                }
+                let expected = bytes.checksum(kind);
                 (State::Checksum { cursor, member, expected, text: Vec::new() }, None)
             }
             (State::NextChecksum { block, .. }, Token::End) => {

@@ -1,4 +1,4 @@
-//! The seeds in `tests/corpus/xva`: the malformed archives and sound ones, packed, and documents as they are. The fuzzer
+//! The seeds in `tests/corpus/xva`: the malformed archives and sound ones, packed and compressed, and documents as they are. The fuzzer
 //! starts from them, and here each of them is put through what the fuzzer checks.
 //!
 //! A seed's name says what it is. To write them anew after a change of the cases: `UPDATE_CORPUS=1 cargo test`.
@@ -78,9 +78,30 @@ fn documents() -> BTreeMap<String, Vec<u8>> {
     malformed.chain([("ok".to_owned(), xml(&document(&[("Ref:5", 4096)])))]).collect()
 }
 
+/// Archives that the harness compresses. Beside them lie some that other programs have compressed.
+fn compressed() -> BTreeMap<String, Vec<u8>> {
+    let mut damaged = small();
+    damaged.entry("Ref:10/00000003").content[5] ^= 1;
+    let (whole, damaged) = (small().bytes(), damaged.bytes());
+    let archives = [
+        ("small", whole.as_slice()),
+        ("cut", whole.get(..whole.len() - 5000).unwrap()),
+        ("wrong-checksum", damaged.as_slice()),
+        ("text", b"this is no archive".as_slice()),
+    ];
+    let all = [("plain", 1), ("gzip", 2), ("zstd", 3)].into_iter().flat_map(|(compression, choice)| {
+        archives.map(|(name, bytes)| (format!("{compression}-{name}"), [vec![choice], pack(bytes)].concat()))
+    });
+    all.collect()
+}
+
 #[test]
 fn the_seeds_are_the_archives_and_documents_of_these_tests() {
-    for (directory, seeds) in [(directory("archives"), archives()), (directory("documents"), documents())] {
+    for (directory, seeds) in [
+        (directory("archives"), archives()),
+        (directory("documents"), documents()),
+        (directory("compressed"), compressed()),
+    ] {
         if std::env::var_os("UPDATE_CORPUS").is_some() {
             std::fs::create_dir_all(&directory).unwrap();
             for (name, seed) in &seeds {
@@ -109,6 +130,7 @@ fn every_seed_passes_what_the_fuzzer_checks() {
     };
     check("archives", harness::xva_stream);
     check("documents", harness::ova_xml);
+    check("compressed", harness::archive);
 }
 
 static ARCHIVES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| archives().into_values().collect());
