@@ -5,6 +5,7 @@
 
 use error::DiskError;
 
+pub mod concat;
 pub mod error;
 mod file;
 pub mod io_pool;

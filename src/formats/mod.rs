@@ -3,6 +3,7 @@
 
 use bytes::Bytes;
 
+pub mod blocks;
 pub mod frames;
 pub mod raw;
 pub mod vhd;
@@ -38,6 +39,20 @@ pub enum Piece {
     },
     /// That many zero bytes.
     Zeros(u64),
+    /// Part of the text of a checksum of bytes that lie further ahead in the image itself: made when it is produced,
+    /// from what was written there.
+    Digest {
+        /// First byte of what is checked: its place in the image.
+        start: u64,
+        /// Number of bytes that are checked.
+        len: u64,
+        /// How.
+        kind: xva::ChecksumKind,
+        /// Bytes of the text before those that are meant.
+        skip: u64,
+        /// Number of bytes of the text that are meant.
+        take: u64,
+    },
 }
 
 impl Piece {
@@ -46,6 +61,7 @@ impl Piece {
         match self {
             Self::Bytes(bytes) => bytes.len() as u64,
             Self::Disk { len, .. } | Self::Zeros(len) => *len,
+            Self::Digest { take, .. } => *take,
         }
     }
 

@@ -16,6 +16,9 @@ use bytes::Bytes;
 pub const MIN_CHUNK_BYTES: usize = 64 << 10;
 /// Largest chunk.
 pub const MAX_CHUNK_BYTES: usize = 1 << 20;
+/// Bytes that a chunk may have beyond its length, so that an archive's block is in one chunk with its headers. Buffers
+/// have them only when they are needed.
+pub const CHUNK_ROOM_BYTES: usize = 2 << 10;
 /// Chunks that every transfer gets whatever the budget says.
 const GRANTED_CHUNKS: usize = 2;
 /// Largest number of chunks that one transfer reads ahead.
@@ -40,7 +43,7 @@ struct State {
     shares: HashMap<u64, Held>,
     /// Number of shares that have a waker.
     waiting: usize,
-    /// Unused buffers, each of a power of two in length.
+    /// Unused buffers, each of a [`buffer_bytes`] in length.
     pool: Vec<Vec<u8>>,
     pool_bytes: usize,
 }
@@ -133,6 +136,14 @@ fn chunk_bytes(window: u64) -> usize {
     1 << part.ilog2()
 }
 
+/// What is allocated for a chunk of `len` bytes: a power of two, or one and the room beyond it. So few lengths that
+/// buffers are found again.
+fn buffer_bytes(len: usize) -> usize {
+    let power = len.next_power_of_two().max(MIN_CHUNK_BYTES);
+    let with_room = power / 2 + CHUNK_ROOM_BYTES;
+    if power > MIN_CHUNK_BYTES && len <= with_room { with_room } else { power }
+}
+
 /// One transfer's part of the budget.
 #[derive(Debug)]
 pub struct Share {
@@ -160,7 +171,7 @@ impl Share {
     /// A buffer of `len` bytes with its permit, of unspecified content. `None`: there is no room, and the
     /// task is woken when a chunk was given back.
     pub(super) fn poll_buffer(&self, cx: &Context<'_>, len: usize) -> Option<ChunkBuffer> {
-        let capacity = len.next_power_of_two().max(MIN_CHUNK_BYTES);
+        let capacity = buffer_bytes(len);
         let mut state = self.budget.lock();
         let room = self.poll_room(&mut state, cx, capacity as u64)?;
         let pooled = state.pool.iter().rposition(|buffer| buffer.len() == capacity);
@@ -248,6 +259,11 @@ impl ChunkBuffer {
     /// The chunk's bytes, to be written.
     pub(super) fn bytes_mut(&mut self) -> &mut [u8] {
         self.data.get_mut(..self.len).unwrap_or_default()
+    }
+
+    /// All memory of the chunk, 64 KiB at least: for work that is done before the chunk's bytes are written.
+    pub(super) fn room_mut(&mut self) -> &mut [u8] {
+        &mut self.data
     }
 
     /// The finished chunk. The permit goes with it.
@@ -375,6 +391,30 @@ mod tests {
         wait();
         held.pop();
         assert_eq!(woken.0.load(Ordering::Relaxed), 3);
+    }
+
+    #[test]
+    fn a_chunk_with_a_few_bytes_more_takes_little_more_memory() {
+        const KIB: usize = 1 << 10;
+        for (len, wanted) in [
+            (1, 64 * KIB),
+            (64 * KIB, 64 * KIB),
+            (64 * KIB + 1, 66 * KIB),
+            (66 * KIB, 66 * KIB),
+            (66 * KIB + 1, 128 * KIB),
+            (1024 * KIB, 1024 * KIB),
+            (1026 * KIB, 1026 * KIB),
+        ] {
+            assert_eq!(buffer_bytes(len), wanted, "{len}");
+        }
+        let budget = Budget::new(8 * MIB, 8 * MIB);
+        let share = budget.register();
+        let first = take(&share, (1 << 20) + 1536).unwrap();
+        let address = first.data.as_ptr();
+        assert_eq!(budget.used_bytes(), MIB + 2048);
+        assert_eq!(first.data.capacity(), (1 << 20) + 2048);
+        drop(first);
+        assert_eq!(take(&share, (1 << 20) + 5).unwrap().data.as_ptr(), address);
     }
 
     #[test]

@@ -7,6 +7,7 @@ pub mod pools;
 pub mod produce;
 pub mod raw_layout;
 pub mod vhd_layout;
+pub mod xva_layout;
 
 /// An image file as pure data: its length, and what lies at any place of it, without having made the bytes
 /// before. Calls are arithmetic; they never block.
@@ -25,4 +26,12 @@ pub trait Layout: Send + Sync {
     /// What the image holds from byte `at` on: 1 to `limit` bytes of one kind, and as many as is simple to
     /// say; an empty piece only at or past the end, or when `limit` is 0.
     fn piece_at(&self, at: u64, limit: u64) -> Piece;
+
+    /// Where a chunk of about `chunk` bytes that begins at `at` best ends, so that what belongs together is made
+    /// together: behind `at`, and at most `chunk` and [`budget::CHUNK_ROOM_BYTES`] further. Zeros in such a chunk do not
+    /// end it. `None`: it does not matter.
+    fn cut_at(&self, at: u64, chunk: u64) -> Option<u64> {
+        let _ = (at, chunk);
+        None
+    }
 }

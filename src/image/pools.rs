@@ -11,6 +11,12 @@ pub struct Pools {
     parts: Vec<(u64, Arc<IoPool>)>,
 }
 
+impl From<Arc<IoPool>> for Pools {
+    fn from(pool: Arc<IoPool>) -> Self {
+        Self::one(pool)
+    }
+}
+
 impl Pools {
     /// Of a disk that lies in one place.
     pub fn one(pool: Arc<IoPool>) -> Self {

@@ -4,7 +4,7 @@
 //! again when it is asked for. So that this does not multiply the reads, reading ahead is on credit: a stream
 //! begins with credit for all chunks that it may have under way, loses what it gives back, and earns a quarter of
 //! what it hands out. Whatever a sink does, the disk is read for its bytes at most 1.25 times, and those first
-//! chunks more. A sink that takes everything at once keeps the full read-ahead; for one that always makes its
+//! chunks more (of a chunk with a checksum whose block is not in it, that block is part of its bytes). A sink that takes everything at once keeps the full read-ahead; for one that always makes its
 //! stream give back, soon only the chunk is read that it asks for.
 
 use std::collections::VecDeque;
@@ -20,11 +20,16 @@ use futures_util::stream::{FuturesOrdered, Stream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
 
 use super::Layout;
+use super::pools::Pools;
 use super::budget::{ChunkBuffer, MAX_CHUNK_BYTES, Share};
 use crate::disk::DiskReader;
 use crate::disk::error::DiskError;
-use crate::disk::io_pool::{IoPool, IoPoolError};
-use crate::formats::Piece;
+use crate::disk::io_pool::IoPoolError;
+use assembly::Assembly;
+use plan::{Chunk, Plan};
+
+mod assembly;
+mod plan;
 
 /// The zeros of all transfers. Never written, so that the kernel keeps one page for all of it.
 static ZEROS: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; MAX_CHUNK_BYTES]));
@@ -84,6 +89,7 @@ pub struct ProduceCounters {
     disk_bytes: AtomicU64,
     zero_bytes: AtomicU64,
     reads: AtomicU64,
+    reread_bytes: AtomicU64,
 }
 
 impl ProduceCounters {
@@ -102,6 +108,12 @@ impl ProduceCounters {
         self.zero_bytes.load(Ordering::Relaxed)
     }
 
+    /// Bytes that were read from the disk only for a checksum, because their block was not in its chunk. They are among
+    /// the [`disk_bytes`](Self::disk_bytes).
+    pub fn reread_bytes(&self) -> u64 {
+        self.reread_bytes.load(Ordering::Relaxed)
+    }
+
     /// Number of reads from the disk.
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
@@ -111,14 +123,14 @@ impl ProduceCounters {
 /// Makes the bytes `range` of an image whose disk parts come from `disk`.
 ///
 /// Nothing happens until the stream is polled; each poll tops up the reads under way to what the share
-/// allows (2 to 8), on the threads of `pool`, and hands out chunks strictly in order. The stream gives
+/// allows (2 to 8), on the threads of `pools`, and hands out chunks strictly in order. The stream gives
 /// exactly the range's bytes, or ends with one error. Dropping it cancels: reads that have begun finish
 /// and are thrown away.
 pub fn produce(
     layout: Arc<dyn Layout>,
     disk: Arc<dyn DiskReader>,
     range: Range<u64>,
-    pool: Arc<IoPool>,
+    pools: impl Into<Pools>,
     share: Share,
     counters: Arc<ProduceCounters>,
 ) -> ChunkStream {
@@ -126,9 +138,10 @@ pub fn produce(
     ChunkStream {
         at: range.start,
         plan: Plan { layout, at: range.start, end: range.end },
+        largest_cost: 0,
         next: None,
         disk,
-        pool,
+        pools: pools.into(),
         share,
         counters,
         under_way: FuturesOrdered::new(),
@@ -158,7 +171,7 @@ pub struct ChunkStream {
     /// A chunk that waits for memory.
     next: Option<Assembly>,
     disk: Arc<dyn DiskReader>,
-    pool: Arc<IoPool>,
+    pools: Pools,
     share: Share,
     counters: Arc<ProduceCounters>,
     under_way: FuturesOrdered<BoxFuture<'static, Result<Bytes, ProduceError>>>,
@@ -166,6 +179,8 @@ pub struct ChunkStream {
     costs: VecDeque<u64>,
     /// Bytes of the disk that may be read beyond the next chunk, [`Self::most_credit`] at most.
     credit_bytes: u64,
+    /// Most bytes of the disk that a chunk has taken so far.
+    largest_cost: u64,
     /// Somebody was told to wait for the next chunk.
     is_awaited: bool,
     /// Set when nobody wants the reads any more.
@@ -202,9 +217,10 @@ impl ChunkStream {
                 },
             };
             let cost = assembly.disk_bytes();
+            self.largest_cost = self.largest_cost.max(cost);
             let has_credit = self.ahead_bytes().saturating_add(cost) <= self.credit_bytes;
             let buffer = match has_credit || self.under_way.is_empty() {
-                true => self.share.poll_buffer(cx, assembly.len),
+                true => self.share.poll_buffer(cx, assembly.len()),
                 false => None,
             };
             let Some(buffer) = buffer else {
@@ -256,17 +272,19 @@ impl ChunkStream {
     fn hand_out(&mut self, len: u64) {
         self.counters.produced_bytes.fetch_add(len, Ordering::Relaxed);
         self.at = self.at.saturating_add(len);
-        self.costs.pop_front();
-        let earned = self.credit_bytes.saturating_add(len / TAKEN_PER_CREDIT);
+        let cost = self.costs.pop_front().unwrap_or(0);
+        let earned = self.credit_bytes.saturating_add(len.max(cost) / TAKEN_PER_CREDIT);
         self.credit_bytes = earned.min(self.most_credit());
     }
 
-    /// The bytes of as many chunks as may be under way now.
+    /// The bytes of as many chunks as may be under way now, of which one may take more than its length: a checksum whose
+    /// block has to be read for it.
     fn most_credit(&self) -> u64 {
-        self.share.read_ahead() as u64 * self.share.chunk_bytes() as u64
+        let chunk = self.share.chunk_bytes() as u64;
+        self.share.read_ahead() as u64 * chunk + self.largest_cost.saturating_sub(chunk)
     }
 
-    /// Begins to fill a chunk: on the pool if the disk is needed.
+    /// Begins to fill a chunk: on the pool if the disk is needed, or something is to be checked.
     fn begin(
         &self,
         assembly: Assembly,
@@ -274,19 +292,19 @@ impl ChunkStream {
     ) -> BoxFuture<'static, Result<Bytes, ProduceError>> {
         let counters = Arc::clone(&self.counters);
         let (disk, stopped) = (Arc::clone(&self.disk), Arc::clone(&self.stopped));
-        let needs_disk = assembly.parts.iter().any(|part| matches!(part, Piece::Disk { .. }));
+        let place = assembly.place();
         let fill = move || -> Result<Bytes, DiskError> {
             // Nobody sees the result when it has stopped.
             if !stopped.load(Ordering::Relaxed) {
-                assembly.fill(buffer.bytes_mut(), &*disk, &counters)?;
+                assembly.fill(&mut buffer, &*disk, &counters)?;
             }
             Ok(buffer.freeze())
         };
-        if !needs_disk {
+        let Some(pool) = place.and_then(|offset| self.pools.at(offset)) else {
             return future::ready(fill().map_err(ProduceError::from)).boxed();
-        }
+        };
         // Begun now, not when the chunks before it have come: that is what reading ahead means.
-        let filled = self.pool.start(fill);
+        let filled = pool.start(fill);
         async move { Ok(filled.await??) }.boxed()
     }
 
@@ -328,108 +346,6 @@ impl Stream for ChunkStream {
 impl Drop for ChunkStream {
     fn drop(&mut self) {
         self.stop();
-    }
-}
-
-/// The range, cut into chunks as it is asked for.
-struct Plan {
-    layout: Arc<dyn Layout>,
-    /// Next byte of the image to be planned.
-    at: u64,
-    end: u64,
-}
-
-enum Chunk {
-    /// Nothing but zeros.
-    Zeros(Bytes),
-    /// One piece of generated bytes.
-    Generated(Bytes),
-    /// Several pieces, or bytes of the disk.
-    Assembled(Assembly),
-}
-
-/// A chunk to be put together in a buffer.
-struct Assembly {
-    parts: Vec<Piece>,
-    len: usize,
-}
-
-impl Plan {
-    /// Plans about `chunk_bytes` more, up to a multiple of it in the image. Long runs of zeros are chunks of
-    /// their own, which need no memory, and up to 1 MiB whatever `chunk_bytes` is.
-    fn next_chunk(&mut self, chunk_bytes: usize) -> Result<Option<Chunk>, ProduceError> {
-        let chunk = chunk_bytes as u64;
-        let limit = (chunk - self.at % chunk).min(self.end - self.at);
-        let long = chunk / 4;
-        let mut parts = Vec::new();
-        let mut len = 0;
-        while len < limit {
-            let at = self.at + len;
-            let piece = self.piece_at(at, limit - len)?;
-            if matches!(piece, Piece::Zeros(zeros) if zeros >= long.min(limit)) {
-                if parts.is_empty() {
-                    return self.zeros(at).map(|zeros| Some(Chunk::Zeros(zeros)));
-                }
-                break;
-            }
-            len += piece.len();
-            parts.push(piece);
-        }
-        self.at += len;
-        match parts.as_slice() {
-            [] => Ok(None),
-            [Piece::Bytes(bytes)] => Ok(Some(Chunk::Generated(bytes.clone()))),
-            _ => Ok(Some(Chunk::Assembled(Assembly { parts, len: len as usize }))),
-        }
-    }
-
-    fn zeros(&mut self, at: u64) -> Result<Bytes, ProduceError> {
-        let limit = (self.end - at).min(ZEROS.len() as u64);
-        let len = self.piece_at(at, limit)?.len();
-        self.at = at + len;
-        Ok(ZEROS.slice(..len as usize))
-    }
-
-    fn piece_at(&self, at: u64, limit: u64) -> Result<Piece, ProduceError> {
-        let piece = self.layout.piece_at(at, limit);
-        if piece.is_empty() || piece.len() > limit {
-            return Err(ProduceError::BrokenLayout { at });
-        }
-        Ok(piece)
-    }
-}
-
-impl Assembly {
-    /// Bytes of the disk that it takes.
-    fn disk_bytes(&self) -> u64 {
-        let of = |part: &Piece| if matches!(part, Piece::Disk { .. }) { part.len() } else { 0 };
-        self.parts.iter().map(of).sum()
-    }
-
-    fn fill(
-        &self,
-        buffer: &mut [u8],
-        disk: &dyn DiskReader,
-        counters: &ProduceCounters,
-    ) -> Result<(), DiskError> {
-        let mut rest = buffer;
-        for part in &self.parts {
-            let (into, after) = rest.split_at_mut_checked(part.len() as usize).unwrap_or_default();
-            match part {
-                Piece::Bytes(bytes) => into.copy_from_slice(bytes),
-                Piece::Zeros(zeros) => {
-                    into.fill(0);
-                    counters.zero_bytes.fetch_add(*zeros, Ordering::Relaxed);
-                }
-                Piece::Disk { offset, len } => {
-                    disk.read_at(*offset, into)?;
-                    counters.reads.fetch_add(1, Ordering::Relaxed);
-                    counters.disk_bytes.fetch_add(*len, Ordering::Relaxed);
-                }
-            }
-            rest = after;
-        }
-        Ok(())
     }
 }
 

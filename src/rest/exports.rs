@@ -21,7 +21,7 @@ use tokio_util::sync::WaitForCancellationFutureOwned;
 
 use crate::auth::Capability;
 use crate::formats::frames::{Codec, Compression};
-use crate::formats::xva::ChecksumKind;
+use crate::formats::xva::{ChecksumKind, write_document};
 use crate::ids::{DiskFormat, SrId, VdiId, VmId};
 use crate::image::produce::ProduceCounters;
 use crate::inventory::Collection;
@@ -110,10 +110,7 @@ pub async fn serve_vm(
     srs.iter().try_for_each(|sr| caller.require_sr(*sr, &vm.to_string()))?;
     let changed = pinned.last_changed_ms().is_some_and(changed_lately);
     let (document, pins) = ova::document(pinned);
-    let xml = document.to_xml().map_err(|error| ApiError::Unprocessable {
-        code: error.code(),
-        message: format!("the VM cannot be described in an ova.xml: {error}"),
-    })?;
+    let xml = write_document(&document);
     let recipe = Recipe { object: ExportObject::Vm(vm), shape, pins, document: Some(xml.into()) };
     serve(app, caller, request, Wanted { recipe, srs, changed }).await
 }

@@ -409,9 +409,10 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
     let segments: Vec<&str> = rest.split('/').collect();
     let known = |name: &str| Collection::named(name).is_some();
     match (method.as_str(), segments.as_slice()) {
-        ("POST", ["vdis" | "srs"] | ["users", "authentication_tokens"]) => true,
+        ("POST", ["vdis" | "srs" | "vms" | "vbds"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
         ("POST", ["tasks" | "srs" | "vdis", _, "actions", _] | ["events", _, "subscriptions"]) => true,
+        ("POST", [name, _, "actions", _]) => Collection::named(name).is_some_and(Collection::holds_vms),
         ("PATCH", ["tasks", _]) => true,
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,

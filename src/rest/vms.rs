@@ -20,7 +20,7 @@ use crate::transfers::vm_snapshot::{self, NewSnapshot, SnapshotError};
 
 use super::App;
 use super::caller::Caller;
-use super::collections::{Listing, existing, linked, seen, sees};
+use super::collections::{Listing, linked, seen, sees};
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::query::{Params, Query, required};
@@ -161,7 +161,7 @@ pub async fn actions(
 ) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, Some(id), collection.kind())?;
     if id != "_" {
-        existing(&app, collection, id).await?;
+        seen(&app, &caller, collection, id, "read").await?;
     }
     let names: &[&str] = if collection == Collection::Vms { &ACTIONS } else { &[] };
     let link = |name: &&str| format!("/rest/v0/{}/{id}/actions/{name}", collection.name());
@@ -181,7 +181,7 @@ pub async fn action(
 ) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Read, Some(id), collection.kind())?;
     if id != "_" {
-        existing(&app, collection, id).await?;
+        seen(&app, &caller, collection, id, "read").await?;
     }
     require_action(collection, name)?;
     let params = json!({ "name_label": { "type": "string", "optional": true } });

@@ -7,7 +7,6 @@ use sha2::{Digest, Sha256};
 
 use crate::backends::local::OpenContent;
 use crate::disk::DiskReader;
-use crate::disk::concat::ConcatReader;
 use crate::formats::frames::Compression;
 use crate::formats::vhd::{VhdError, vhd_time};
 use crate::formats::xva::{ChecksumKind, XvaLayoutError};
@@ -16,7 +15,7 @@ use crate::image::Layout;
 use crate::image::pools::Pools;
 use crate::image::raw_layout::RawLayout;
 use crate::image::vhd_layout::VhdImageLayout;
-use crate::image::xva_layout::XvaImageLayout;
+use crate::image::xva_layout::{XVA_LAYOUT_VERSION, XvaImageLayout};
 use crate::state::disks::ContentRow;
 
 use super::recipe::Shape;
@@ -26,8 +25,6 @@ use super::recipe::Shape;
 const RAW_LAYOUT_VERSION: u32 = 1;
 /// As [`RAW_LAYOUT_VERSION`], for `.vhd`.
 const VHD_LAYOUT_VERSION: u32 = 1;
-/// As [`RAW_LAYOUT_VERSION`], for `.xva`.
-const XVA_LAYOUT_VERSION: u32 = 1;
 
 /// One exact string of bytes, and what it is made from. Keeps its contents open.
 pub struct Representation {
@@ -87,13 +84,11 @@ impl Representation {
         let (ids, contents): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
         let maps = ids.into_iter().zip(contents.iter().map(|content| Arc::clone(&content.map))).collect();
         let layout = XvaImageLayout::new(xml, maps, checksum)?;
-        let starts = |at| layout.disk_start(at);
-        let parts: Vec<_> = contents.iter().enumerate().map(|(at, content)| (starts(at), content)).collect();
-        let readers = parts.iter().map(|(start, content)| (*start, Arc::clone(&content.reader))).collect();
-        let pools = parts.iter().map(|(start, content)| (*start, Arc::clone(&content.io))).collect();
+        let disk = XvaImageLayout::reader(contents.iter().map(|content| Arc::clone(&content.reader)).collect());
+        let pools = disk.starts().zip(&contents).map(|(start, content)| (start, Arc::clone(&content.io)));
         Ok(Self {
-            disk: Arc::new(ConcatReader::new(readers, layout.virtual_size())),
-            pools: Pools::by_start(pools),
+            pools: Pools::by_start(pools.collect()),
+            disk: Arc::new(disk),
             layout: Arc::new(layout),
             etag: compressed_tag(&plain_etag, shape.compression),
             plain_etag,
@@ -213,6 +208,7 @@ mod tests {
             match piece {
                 Piece::Bytes(bytes) => hash.update(&bytes),
                 Piece::Zeros(len) => hash.update(vec![0; usize::try_from(len).unwrap()]),
+                Piece::Digest { .. } => unreachable!("only archives have digests"),
                 Piece::Disk { offset, len } => {
                     let inside = |byte: u64| if byte < SIZE { (byte / 512 % 251) as u8 } else { 0 };
                     hash.update((offset..offset + len).map(inside).collect::<Vec<u8>>());

@@ -10,9 +10,9 @@ const MAY_USE: [(&str, &[&str]); 8] = [
     ("formats", &[]),
     ("disk", &["formats", "ids"]),
     ("image", &["disk", "formats", "ids"]),
-    ("state", &["ids"]),
+    ("state", &["formats", "ids"]),
     ("backends", &["config", "disk", "formats", "ids", "image", "state"]),
-    ("inventory", &["backends", "config", "ids", "state"]),
+    ("inventory", &["backends", "config", "formats", "ids", "state"]),
     ("auth", &["config", "ids", "state"]),
     ("transfers", &["backends", "config", "disk", "formats", "ids", "image", "state"]),
 ];

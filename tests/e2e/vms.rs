@@ -583,7 +583,8 @@ fn the_documented_curl_line_makes_a_vm() {
     let server = Server::start();
     let vdi = disk(&server, "d", 1);
     let body = json!({"name_label": "by curl", "vdis": [vdi]}).to_string();
-    let curl = Curl::new(&server).args(["-X", "POST", "-H", "Content-Type: application/json", "-d", &body]);
+    let json = ["-H", "Content-Type: application/json", "-H", "Expect: 100-continue"];
+    let curl = Curl::new(&server).args(["-X", "POST", "-d", &body]).args(json);
     let done = curl.run(&server.url("/rest/v0/vms"));
     assert_eq!((done.exit, done.status), (0, 201), "{done:?}");
     let id = done.json()["id"].as_str().expect("an id").to_owned();

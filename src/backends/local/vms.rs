@@ -62,6 +62,10 @@ impl LocalStore {
     /// for more disks than a VM can have. Nothing is made then.
     pub async fn create_vm(&self, new: NewVm) -> Result<(), LocalError> {
         self.change(move |tx| {
+            if new.vdis.len() > POSITIONS as usize {
+                let position = POSITIONS.to_string();
+                return Ok(Err(LocalError::NoPosition { vm: new.id, position, last: POSITIONS - 1 }));
+            }
             let mut disks = BTreeSet::new();
             for vdi in &new.vdis {
                 if let Err(refused) = usable_disk(tx, *vdi)? {
@@ -70,10 +74,6 @@ impl LocalStore {
                 if !disks.insert(*vdi) {
                     return Ok(Err(LocalError::VdiTwice { vm: new.id, vdi: *vdi }));
                 }
-            }
-            if new.vdis.len() > POSITIONS as usize {
-                let position = POSITIONS.to_string();
-                return Ok(Err(LocalError::NoPosition { vm: new.id, position, last: POSITIONS - 1 }));
             }
             vms::insert_vm(tx, &new.row(now_ms()))?;
             let mut changes = vec![ObjectChange::Vm(new.id)];

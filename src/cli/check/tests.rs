@@ -21,6 +21,7 @@ fn dynamic() -> Vec<u8> {
             Piece::Bytes(piece) => bytes.extend_from_slice(&piece),
             Piece::Disk { len, .. } => bytes.resize(bytes.len() + len as usize, 0x5A),
             Piece::Zeros(len) => bytes.resize(bytes.len() + len as usize, 0),
+            Piece::Digest { .. } => unreachable!("only archives have digests"),
         }
     }
     bytes

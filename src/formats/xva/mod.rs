@@ -4,23 +4,32 @@
 use serde::{Deserialize, Serialize};
 
 mod archive;
+mod checksum;
 mod decoder;
 mod document;
 mod document_read;
 mod error;
+mod layout;
 mod tar_read;
+mod tar_write;
 #[cfg(test)]
 mod tests;
 mod value;
 mod xml_read;
+mod xml_write;
 
 pub use archive::{ArchiveDecoder, ArchiveError, ArchiveNext};
+pub use checksum::Checksum;
 pub use decoder::{XvaDecoder, XvaEvent, XvaLimits, XvaSummary};
 pub use document::{ArchivedDisk, Document, NULL_REFERENCE, Object};
 pub use document_read::MAX_DOCUMENT_BYTES;
 pub use error::{Quoted, Rule, XvaError};
+pub use layout::{
+    MAX_BLOCKS, MAX_OVA_XML_BYTES, SLOT_BYTES, XvaDisk, XvaLayout, XvaLayoutError, declared_sizes,
+};
 pub use tar_read::looks_like_tar;
 pub use value::{Record, Value};
+pub use xml_write::write_document;
 
 /// Bytes of a block: every block of a disk but its last one.
 pub const BLOCK_BYTES: u64 = 1 << 20;

@@ -6,10 +6,14 @@ use proptest::prelude::*;
 
 use super::*;
 use crate::disk::map::AllocationMap;
+use crate::formats::Piece;
 use crate::formats::vhd::{BlockSet, VhdLayout};
+use crate::formats::xva::Checksum;
 use crate::image::budget::Budget;
 use crate::image::raw_layout::RawLayout;
 use crate::image::vhd_layout::VhdImageLayout;
+
+mod xva;
 
 const KIB: u64 = 1 << 10;
 const MIB: u64 = 1 << 20;
@@ -183,6 +187,11 @@ fn plain(layout: &dyn Layout, disk: &dyn DiskReader) -> Vec<u8> {
                 let mut bytes = vec![0; len as usize];
                 disk.read_at(offset, &mut bytes).unwrap();
                 image.extend_from_slice(&bytes);
+            }
+            Piece::Digest { start, len, kind, skip, take } => {
+                let mut checksum = Checksum::new(kind);
+                checksum.update(&image[start as usize..][..len as usize]);
+                image.extend_from_slice(&checksum.text().as_bytes()[skip as usize..][..take as usize]);
             }
         }
     }

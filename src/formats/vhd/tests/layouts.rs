@@ -30,6 +30,7 @@ pub fn piece_bytes(piece: &Piece) -> Bytes {
             bytes.into()
         }
         Piece::Zeros(len) => vec![0; *len as usize].into(),
+        Piece::Digest { .. } => unreachable!("only archives have digests"),
     }
 }
 
