@@ -15,8 +15,9 @@ use crate::backends::local::{LocalError, LocalStore};
 use crate::config::{Config, Limits};
 use crate::disk::worker::spawn_worker;
 use crate::image::budget::Budget;
+use crate::image::compute::ComputePool;
 use crate::rest::{self, App, Idempotency, ServiceError};
-use crate::state::{DataDir, DataDirError, Db, StateError, jobs};
+use crate::state::{DataDir, DataDirError, Db, StateError, documents, jobs};
 use crate::tls::{self, TlsError};
 use crate::transfers::admission;
 use crate::transfers::export::{self, ExportDesk};
@@ -110,7 +111,8 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     let transfers = &config.transfers;
     let budget = Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes());
     let (detach, queue_wait) = (transfers.detach.get(), transfers.queue_wait.get());
-    let exports = ExportDesk::new(store.clone(), Arc::clone(&budget), detach, queue_wait);
+    let compute = ComputePool::for_this_machine().map_err(LocalError::from)?;
+    let exports = ExportDesk::new(store.clone(), Arc::clone(&budget), compute, detach, queue_wait);
     let resumer = Resumer { exports: exports.clone(), store: store.clone() };
     let journal = SqliteJournal::new(db.clone());
     let engine = Engine::start_resuming(engine_config(&config), Arc::new(journal), Arc::new(resumer))?;
@@ -130,7 +132,8 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     store.release_kept();
     let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
     let drain = config.transfers.drain.get();
-    let app = web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports, budget));
+    let app =
+        web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports, budget));
     Idempotency::settle(&app).await?;
     let listening = match rest::bind(&app, tls.as_ref(), drain) {
         Ok(listening) => listening,
@@ -156,15 +159,15 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
 
 async fn open_store(config: &Config, db: &Db) -> Result<LocalStore, StartError> {
     // Replaced content that a download of the last run may go on reading stays until that is decided.
-    let needed = db.call(|db| jobs::unfinished(db)).await?;
-    let needed: HashSet<_> = needed
-        .iter()
-        .filter_map(|job| {
-            let spec: serde_json::Value = serde_json::from_str(&job.spec).ok()?;
-            Some(export::contents_needed(&job.kind, spec.get("job")?))
-        })
-        .flatten()
-        .collect();
+    let unfinished = db.call(|db| jobs::unfinished(db)).await?;
+    let (mut needed, mut documents) = (HashSet::new(), Vec::new());
+    for job in unfinished {
+        let Ok(spec) = serde_json::from_str::<serde_json::Value>(&job.spec) else { continue };
+        let needs = export::needs(&job.kind, spec.get("job").unwrap_or(&serde_json::Value::Null));
+        needed.extend(needs.contents);
+        documents.extend(needs.document);
+    }
+    db.transaction(move |tx| documents::retain(tx, &documents)).await?;
     let (db, data, options) = (db.clone(), config.data.clone(), config.storage.clone());
     Ok(tokio::task::spawn_blocking(move || LocalStore::open(db, &data, options, &needed)).await??)
 }

@@ -12,6 +12,10 @@ use std::task::{Context, Poll, Waker};
 
 use bytes::Bytes;
 
+mod windows;
+
+pub(super) use windows::{WindowRoom, WindowShare};
+
 /// Smallest chunk.
 pub const MIN_CHUNK_BYTES: usize = 64 << 10;
 /// Largest chunk.
@@ -53,6 +57,10 @@ struct State {
 struct Held {
     bytes: u64,
     chunks: usize,
+    /// Windows that are being compressed, or wait to be handed out.
+    windows: usize,
+    /// Compressed windows that the transfer's sink holds.
+    handed_out: usize,
     waker: Option<Waker>,
 }
 

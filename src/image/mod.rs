@@ -3,6 +3,8 @@
 use crate::formats::Piece;
 
 pub mod budget;
+pub mod compress;
+pub mod compute;
 pub mod pools;
 pub mod produce;
 pub mod raw_layout;

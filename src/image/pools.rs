@@ -29,6 +29,12 @@ impl Pools {
         Self { parts }
     }
 
+    /// Those of the first part.
+    #[cfg(test)]
+    pub(super) fn first(&self) -> &Arc<IoPool> {
+        &self.parts[0].1
+    }
+
     /// The threads that read what begins at a byte.
     pub fn at(&self, offset: u64) -> Option<&Arc<IoPool>> {
         let after = self.parts.partition_point(|(start, _)| *start <= offset);

@@ -20,8 +20,8 @@ use futures_util::stream::{FuturesOrdered, Stream};
 use futures_util::{FutureExt as _, StreamExt as _, future};
 
 use super::Layout;
-use super::pools::Pools;
 use super::budget::{ChunkBuffer, MAX_CHUNK_BYTES, Share};
+use super::pools::Pools;
 use crate::disk::DiskReader;
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
@@ -30,9 +30,16 @@ use plan::{Chunk, Plan};
 
 mod assembly;
 mod plan;
+use crate::formats::frames::EncodeError;
 
 /// The zeros of all transfers. Never written, so that the kernel keeps one page for all of it.
 static ZEROS: LazyLock<Bytes> = LazyLock::new(|| Bytes::from(vec![0; MAX_CHUNK_BYTES]));
+
+/// Whether these bytes are all zero. Quick for what [`ChunkStream`] gives where it knows that there are zeros.
+pub(super) fn is_zero(bytes: &[u8]) -> bool {
+    let same = |zeros: &[u8], part: &[u8]| std::ptr::eq(zeros.as_ptr(), part.as_ptr()) || zeros == part;
+    bytes.chunks(ZEROS.len()).all(|part| ZEROS.get(..part.len()).is_some_and(|zeros| same(zeros, part)))
+}
 
 /// A stream earns credit to read ahead of one byte for so many that were taken.
 const TAKEN_PER_CREDIT: u64 = 4;
@@ -46,6 +53,19 @@ pub enum ProduceError {
     /// The threads that read the disk gave no answer.
     #[error(transparent)]
     Pool(#[from] IoPoolError),
+    /// A window could not be compressed.
+    #[error(transparent)]
+    Encode(#[from] EncodeError),
+    /// The frames are not part of the compressed image.
+    #[error("frames {start} to {end} are not part of a compressed image of {frames} frames")]
+    BadFrames {
+        /// First frame that was wanted.
+        start: u64,
+        /// First frame after.
+        end: u64,
+        /// How many the compressed image has.
+        frames: u64,
+    },
     /// The range is not part of the image.
     #[error("bytes {start} to {end} are not part of an image of {len} bytes")]
     BadRange {
@@ -118,6 +138,11 @@ impl ProduceCounters {
     pub fn reads(&self) -> u64 {
         self.reads.load(Ordering::Relaxed)
     }
+
+    /// Notes that bytes of the image were handed out, in whatever form.
+    pub(super) fn add_produced(&self, bytes: u64) {
+        self.produced_bytes.fetch_add(bytes, Ordering::Relaxed);
+    }
 }
 
 /// Makes the bytes `range` of an image whose disk parts come from `disk`.
@@ -148,6 +173,7 @@ pub fn produce(
         costs: VecDeque::new(),
         credit_bytes: u64::MAX,
         is_awaited: false,
+        is_counted: true,
         stopped: Arc::default(),
         refused,
     }
@@ -183,6 +209,8 @@ pub struct ChunkStream {
     largest_cost: u64,
     /// Somebody was told to wait for the next chunk.
     is_awaited: bool,
+    /// What is handed out is produced, and not only a part of what somebody else makes of it.
+    is_counted: bool,
     /// Set when nobody wants the reads any more.
     stopped: Arc<AtomicBool>,
     refused: Option<ProduceError>,
@@ -252,12 +280,26 @@ impl ChunkStream {
         if self.is_awaited || self.refused.is_some() {
             return 0;
         }
+        let given_back = self.under_way.len();
+        self.rewind(self.at);
+        given_back
+    }
+
+    /// Gives back everything that was made ahead, and goes on at byte `at`, which lies in the range and not behind
+    /// what was handed out. To be done only before the stream has ended.
+    pub(super) fn rewind(&mut self, at: u64) {
         let lost: u64 = self.costs.iter().sum();
         self.credit_bytes = self.credit_bytes.min(self.most_credit()).saturating_sub(lost);
-        let given_back = self.under_way.len();
         self.abandon_reads();
-        self.plan.at = self.at;
-        given_back
+        self.at = at;
+        self.plan.at = at;
+    }
+
+    /// The same stream; what it hands out is not counted as produced.
+    pub(super) fn uncounted(self) -> Self {
+        let mut stream = self;
+        stream.is_counted = false;
+        stream
     }
 
     /// Forgets all chunks under way; reads that have not begun will not.
@@ -270,7 +312,9 @@ impl ChunkStream {
 
     /// Notes that a chunk was handed out.
     fn hand_out(&mut self, len: u64) {
-        self.counters.produced_bytes.fetch_add(len, Ordering::Relaxed);
+        if self.is_counted {
+            self.counters.add_produced(len);
+        }
         self.at = self.at.saturating_add(len);
         let cost = self.costs.pop_front().unwrap_or(0);
         let earned = self.credit_bytes.saturating_add(len.max(cost) / TAKEN_PER_CREDIT);

@@ -483,9 +483,7 @@ fn import_status(error: &ImportError) -> StatusCode {
         | ImportError::Archive(_)
         | ImportError::Unfit { .. }
         | ImportError::WrongSize { .. }
-        | ImportError::WrongDigest { .. } => {
-            StatusCode::UNPROCESSABLE_ENTITY
-        }
+        | ImportError::WrongDigest { .. } => StatusCode::UNPROCESSABLE_ENTITY,
         ImportError::BrokenOff { .. } => StatusCode::BAD_REQUEST,
         ImportError::Silent { .. } => StatusCode::REQUEST_TIMEOUT,
         ImportError::TooLarge { .. } => StatusCode::UNPROCESSABLE_ENTITY,

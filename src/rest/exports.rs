@@ -31,7 +31,7 @@ use crate::transfers::frames::Recorded;
 use crate::transfers::ova;
 use crate::transfers::recipe::{ExportObject, Form, Recipe, Shape};
 use crate::transfers::representation::Representation;
-use crate::transfers::stream::{ExportStream, Means, SourceError};
+use crate::transfers::stream::{ExportStream, SourceError};
 
 use super::App;
 use super::caller::Caller;
@@ -231,7 +231,7 @@ async fn serve(
         return Err(ApiError::NotFinalYet { task: reader.task().to_string(), retry_after });
     }
     response.insert_header(("Gantry-Task", reader.task().to_string()));
-    let source = Source { recipe, export, recorded };
+    let source = Source { _recipe: recipe, export, recorded };
     let body = begin(&app, &request, source, reader, range, len.is_some()).await?;
     Ok(response.body(body))
 }
@@ -264,7 +264,7 @@ fn common_headers(response: &mut HttpResponseBuilder, etag: &str, len: Option<u6
 /// What an answer's bytes come from.
 struct Source {
     /// Holds the contents.
-    recipe: Arc<Recipe>,
+    _recipe: Arc<Recipe>,
     export: Representation,
     recorded: Option<Arc<Recorded>>,
 }
@@ -280,8 +280,7 @@ async fn begin(
     is_sized: bool,
 ) -> Result<TransferBody, ApiError> {
     let counters = Arc::new(ProduceCounters::default());
-    let means =
-        Means { stop: reader.stop().clone(), share: app.budget.register(), counters: Arc::clone(&counters) };
+    let means = app.exports.means(reader.stop().clone(), Arc::clone(&counters));
     let mut chunks = ExportStream::open(&source.export, source.recorded.as_ref(), range.clone(), means);
     let clock = reader.progress().stage_clock(Stage::Source);
     let first = tokio::select! {

@@ -99,7 +99,10 @@ fn uploads_and_downloads(config: &mut web::ServiceConfig) {
             .service(resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(read().to(extents)));
     }
     for collection in [Collection::Vms, Collection::VmSnapshots, Collection::VmTemplates] {
-        let download = move |app: Service, caller: Caller, request: HttpRequest, path: web::Path<(String, String)>| async move {
+        let download = move |app: Service,
+                             caller: Caller,
+                             request: HttpRequest,
+                             path: web::Path<(String, String)>| async move {
             let (id, extension) = path.into_inner();
             if extension != "xva" {
                 let message = "invalid format: xva is needed";

@@ -10,6 +10,7 @@ mod db;
 pub mod disks;
 pub mod documents;
 mod error;
+pub mod frames;
 pub mod idempotency;
 pub mod jobs;
 pub mod meta;

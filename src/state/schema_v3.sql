@@ -114,3 +114,6 @@ CREATE TABLE frame_contents (           -- an index goes with the contents that 
     PRIMARY KEY (etag, content_id)
 ) STRICT, WITHOUT ROWID;
 CREATE INDEX frames_of_content ON frame_contents (content_id);
+CREATE TRIGGER frames_go_with_their_content AFTER DELETE ON contents BEGIN
+    DELETE FROM frame_indexes WHERE etag IN (SELECT etag FROM frame_contents WHERE content_id = OLD.id);
+END;

@@ -7,7 +7,6 @@ use std::sync::{Arc, Mutex as StdMutex, MutexGuard, PoisonError, Weak};
 use tokio::sync::Mutex;
 
 use crate::formats::frames::{FrameEntry, FrameIndex, FramePlace, INDEX_VERSION, IndexError, SeekTable};
-use crate::ids::ContentId;
 use crate::state::{Db, StateError, frames, now_ms};
 
 use super::representation::Representation;
@@ -54,7 +53,7 @@ pub struct Recorded {
     window_bytes: u64,
     plain_bytes: u64,
     has_table: bool,
-    contents: Vec<ContentId>,
+    contents: Vec<String>,
     state: StdMutex<State>,
     writing: Mutex<()>,
 }
@@ -85,13 +84,13 @@ impl FrameDesk {
         }
         known.retain(|_, recorded| recorded.strong_count() > 0);
         let etag = export.etag.clone();
-        let found = self.0.db.call(move |conn| frames::load(conn, &etag)).await?;
+        let found = self.0.db.call(move |conn| frames::load(conn, &etag, now_ms())).await?;
         let windows = compression.frames_of(export.layout.len());
-        let index = found.and_then(|(row, segments)| {
-            let segments = segments.iter().map(Vec::as_slice);
-            let index = FrameIndex::decode(row.version, segments);
+        let index = found.and_then(|found| {
+            let segments = found.segments.iter().map(Vec::as_slice);
+            let index = FrameIndex::decode(found.state.version, segments);
             // What cannot be read is made anew: it only ever saves work.
-            index.ok().filter(|index| index.frames() <= windows && index.frames() == row.frames)
+            index.ok().filter(|index| index.frames() <= windows && index.frames() == found.state.frames)
         });
         let index = index.unwrap_or_default();
         let recorded = Arc::new(Recorded {
@@ -101,7 +100,7 @@ impl FrameDesk {
             window_bytes: compression.window_bytes(),
             plain_bytes: export.layout.len(),
             has_table: compression.has_seek_table(),
-            contents: export.contents.iter().map(|content| content.row.id).collect(),
+            contents: export.contents.iter().map(|content| content.row.id.to_string()).collect(),
             state: StdMutex::new(State { written: index.frames(), index, changed: false }),
             writing: Mutex::default(),
         });
@@ -193,30 +192,33 @@ impl Recorded {
     /// wanted. Nothing is lost but work when that fails.
     pub async fn write_down(&self, all: bool) {
         let _one_at_a_time = self.writing.lock().await;
-        let (first, segment, begin, frames) = {
+        let (first, entries, frames, bytes) = {
             let state = self.state();
             let frames = state.index.frames();
             let new = frames - state.written;
             if state.changed || new == 0 || !(all || new >= UNWRITTEN_FRAMES || frames == self.windows) {
                 return;
             }
-            (state.written, state.index.segment(state.written..frames), state.written == 0, frames)
+            let begin = state.index.start_of(state.written).unwrap_or(0);
+            let entries = state.index.segment(state.written..frames);
+            (state.written, entries, frames, state.index.bytes() - begin)
         };
         let (etag, contents, windows) = (self.etag.clone(), self.contents.clone(), self.windows);
-        let bytes = self.bytes();
         let written = self.db.transaction(move |tx| {
             let now = now_ms();
-            if begin {
-                let row = frames::NewIndex { etag: &etag, version: INDEX_VERSION, windows };
-                frames::begin(tx, &row, &contents, now)?;
-            }
-            let fits = frames::append(tx, &etag, first, &segment, frames - first, bytes, now)?;
+            let index =
+                frames::NewIndex { etag: &etag, version: INDEX_VERSION, windows, contents: &contents };
+            frames::begin(tx, &index, now)?;
+            let segment = frames::NewSegment { first, frames: frames - first, bytes, entries: &entries };
+            let fits = frames::append(tx, &etag, &segment, now)?;
             frames::forget_oldest(tx, MOST_INDEXES, MOST_BYTES)?;
             Ok(fits)
         });
         match written.await {
             Ok(true) => self.state().written = frames,
-            Ok(false) => tracing::warn!(etag = %self.etag, "the frames of an export were recorded by somebody else"),
+            Ok(false) => {
+                tracing::warn!(etag = %self.etag, "the frames of an export were recorded by somebody else");
+            }
             Err(error) => tracing::warn!(%error, "the frames of a compressed export are not written down"),
         }
     }

@@ -92,7 +92,12 @@ pub fn document(pinned: PinnedVm) -> (Document, Vec<Pin>) {
                 ("bridge", Value::text(&network.bridge)),
                 ("MTU", Value::text(network.mtu)),
                 ("tags", texts(&network.tags)),
-                ("VIFs", Value::Array(of_it.map(|vif| Value::text(format!("{REFERENCE}vif/{}", vif.id))).collect())),
+                (
+                    "VIFs",
+                    Value::Array(
+                        of_it.map(|vif| Value::text(format!("{REFERENCE}vif/{}", vif.id))).collect(),
+                    ),
+                ),
                 ("PIFs", Value::Array(Vec::new())),
             ],
         );

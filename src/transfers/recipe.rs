@@ -148,6 +148,8 @@ impl Recipe {
                 Ok(Representation::of_vm(xml, disks, checksum, shape)?)
             }
         });
-        made.await.map_err(|error| LocalError::from(crate::disk::io_pool::IoPoolError::Panicked { message: error.to_string() }))?
+        made.await.map_err(|error| {
+            LocalError::from(crate::disk::io_pool::IoPoolError::Panicked { message: error.to_string() })
+        })?
     }
 }

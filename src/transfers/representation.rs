@@ -84,7 +84,8 @@ impl Representation {
         let (ids, contents): (Vec<_>, Vec<_>) = disks.into_iter().unzip();
         let maps = ids.into_iter().zip(contents.iter().map(|content| Arc::clone(&content.map))).collect();
         let layout = XvaImageLayout::new(xml, maps, checksum)?;
-        let disk = XvaImageLayout::reader(contents.iter().map(|content| Arc::clone(&content.reader)).collect());
+        let disk =
+            XvaImageLayout::reader(contents.iter().map(|content| Arc::clone(&content.reader)).collect());
         let pools = disk.starts().zip(&contents).map(|(start, content)| (start, Arc::clone(&content.io)));
         Ok(Self {
             pools: Pools::by_start(pools.collect()),
@@ -122,7 +123,11 @@ pub fn entity_tag(content: &ContentRow, format: DiskFormat) -> String {
 }
 
 /// The entity tag of an archive: of its `ova.xml`, its contents with their maps, and the kind of its checksums.
-fn archive_tag<'a>(xml: &[u8], contents: impl Iterator<Item = &'a ContentRow>, checksum: ChecksumKind) -> String {
+fn archive_tag<'a>(
+    xml: &[u8],
+    contents: impl Iterator<Item = &'a ContentRow>,
+    checksum: ChecksumKind,
+) -> String {
     let hash = Sha256::digest(xml);
     let hash: String = hash.iter().map(|byte| format!("{byte:02x}")).collect();
     let contents: String =
@@ -132,7 +137,8 @@ fn archive_tag<'a>(xml: &[u8], contents: impl Iterator<Item = &'a ContentRow>, c
 
 /// The entity tag of what is compressed: of what it is, and of everything that the frames depend on.
 fn compressed_tag(plain: &str, compression: Option<Compression>) -> String {
-    compression.map_or_else(|| plain.to_owned(), |compression| tag(&format!("{plain} {}", compression.identity())))
+    compression
+        .map_or_else(|| plain.to_owned(), |compression| tag(&format!("{plain} {}", compression.identity())))
 }
 
 fn tag(identity: &str) -> String {

@@ -12,7 +12,8 @@ use tokio_util::sync::CancellationToken;
 
 use crate::disk::retry::RetryingReader;
 use crate::image::budget::Share;
-use crate::image::compress::CompressedStream;
+use crate::image::compress::{CompressedStream, FrameRange, compress};
+use crate::image::compute::ComputePool;
 use crate::image::produce::{ChunkStream, ProduceCounters, ProduceError, produce};
 
 use super::frames::{FrameMismatch, Recorded};
@@ -59,6 +60,8 @@ pub struct Means {
     pub stop: CancellationToken,
     /// Memory.
     pub share: Share,
+    /// Who compresses.
+    pub compute: Arc<ComputePool>,
     /// What is counted.
     pub counters: Arc<ProduceCounters>,
 }
@@ -95,12 +98,13 @@ fn plain(export: &Representation, range: Range<u64>, means: Means) -> ChunkStrea
 /// The frames of an export.
 pub(super) fn frames(export: &Representation, numbers: Range<u64>, means: Means) -> Option<CompressedStream> {
     let disk = Arc::new(RetryingReader::new(Arc::clone(&export.disk), means.stop));
-    Some(CompressedStream::new(
+    let range = FrameRange { compression: export.shape.compression?, frames: numbers };
+    Some(compress(
         Arc::clone(&export.layout),
         disk,
-        numbers,
-        export.shape.compression?,
+        range,
         export.pools.clone(),
+        &means.compute,
         means.share,
         means.counters,
     ))

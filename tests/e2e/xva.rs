@@ -53,7 +53,9 @@ fn a_vm_goes_out_and_comes_in_again_with_equal_disks_in_every_compression() {
     let server = Server::start();
     let disks = some_disks();
     let vm = vm_of(&server, &disks);
-    for query in ["", "?checksum=sha1", "?compress=zstd", "?compress=gzip", "?compress=true", "?compress=zstd&level=1"] {
+    for query in
+        ["", "?checksum=sha1", "?compress=zstd", "?compress=gzip", "?compress=true", "?compress=zstd&level=1"]
+    {
         let archive = export(&server, &format!("/rest/v0/vms/{vm}.xva{query}"));
         let again = import(&server, "", archive);
         assert_ne!(again, vm);
@@ -187,7 +189,8 @@ fn a_download_goes_on_with_the_old_archive_when_its_vm_is_renamed_and_only_by_it
     let range = format!("bytes={}-", have.len());
     let refused = server.request("GET", &target).header("Range", &range).send().expect(409).json();
     assert_eq!(refused["code"], "content_changed");
-    let rest = server.request("GET", &target).header("Range", &range).header("If-Range", &etag).send().expect(206);
+    let rest =
+        server.request("GET", &target).header("Range", &range).header("If-Range", &etag).send().expect(206);
     assert!([have, rest.body].concat() == whole.body);
     assert_ne!(server.get(&target).expect(200).head.need("ETag"), etag);
 }
@@ -197,7 +200,8 @@ fn a_snapshot_is_exported_like_a_vm_and_stays_what_it_was() {
     let server = Server::start();
     let disks = some_disks();
     let vm = vm_of(&server, &disks);
-    let taken = server.request("POST", &format!("/rest/v0/vms/{vm}/actions/snapshot?sync")).send().expect(201);
+    let taken =
+        server.request("POST", &format!("/rest/v0/vms/{vm}/actions/snapshot?sync")).send().expect(201);
     let snapshot = created(&taken, "vm-snapshots");
     let vbds = server.json(&format!("/rest/v0/vbds?fields=VDI&filter=VM:{vm}"));
     for vbd in vbds.as_array().expect("a list") {

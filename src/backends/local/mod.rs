@@ -24,8 +24,8 @@ mod staging;
 #[cfg(test)]
 mod test_support;
 mod vbds;
-mod vm_records;
 mod vm_archive;
+mod vm_records;
 mod vms;
 
 use std::collections::{HashMap, HashSet};

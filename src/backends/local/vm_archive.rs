@@ -76,7 +76,8 @@ impl LocalStore {
             let Some(vm) = vms::find_vm(db, id)? else { return Ok(None) };
             let (vbds, vifs) = (vms::vbds_of_vm(db, id)?, networks::vifs_of_vm(db, id)?);
             let suspended = vm.record.get("suspend_VDI").and_then(Value::as_text);
-            let suspended = suspended.and_then(|reference| reference.strip_prefix(VDI_REFERENCE)?.parse().ok());
+            let suspended =
+                suspended.and_then(|reference| reference.strip_prefix(VDI_REFERENCE)?.parse().ok());
             let attached = vbds.iter().filter(|vbd| vbd.kind != VbdKind::Cd).filter_map(|vbd| vbd.vdi);
             let wanted: BTreeSet<VdiId> = attached.chain(suspended).collect();
             let mut disks = Vec::with_capacity(wanted.len());

@@ -75,7 +75,7 @@ impl IndexError {
 }
 
 /// What is known of one frame.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct FrameEntry {
     /// Its length in bytes.
     pub len: u32,

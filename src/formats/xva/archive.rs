@@ -142,7 +142,8 @@ impl ArchiveDecoder {
 
     /// What does not even begin as a tar header is told as what it is: something else.
     fn refusal(&self, position: u64, error: XvaError) -> ArchiveError {
-        let no_header = matches!(&error, XvaError::Member { field: "checksum" | "header", offset, .. } if *offset < 512);
+        let no_header =
+            matches!(&error, XvaError::Member { field: "checksum" | "header", offset, .. } if *offset < 512);
         if position == 0 && no_header && self.compression == Sniffed::Plain {
             let found = self.first.iter().map(|byte| format!("{byte:02x}")).collect();
             return ArchiveError::Unknown { found };

@@ -1,3 +1,4 @@
+use crate::disk::io_pool::IoPool;
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::sync::Condvar;
 use std::sync::Mutex;
@@ -308,7 +309,7 @@ async fn a_consumer_that_pauses_has_eight_chunks_under_way_and_no_more() {
     let first = transfer.stream.next().await.unwrap().unwrap();
     assert_eq!(first.len(), 1 << 20);
     // All eight reads of the first poll finish; nobody polls again.
-    while disk.reads.load(Ordering::Relaxed) < 8 || transfer.stream.pool.in_flight() > 0 {
+    while disk.reads.load(Ordering::Relaxed) < 8 || transfer.stream.pools.first().in_flight() > 0 {
         tokio::task::yield_now().await;
     }
     assert_eq!(disk.reads.load(Ordering::Relaxed), 8);
@@ -360,7 +361,7 @@ async fn dropping_the_stream_skips_reads_that_have_not_begun_and_gives_all_memor
     let disk = Arc::new(Computed { gate: Some(Arc::clone(&gate)), ..Computed::new(&map) });
     let mut transfer = begin(&raw(&map), disk.clone(), 0..64 * MIB, 32 * MIB);
     assert!(futures_util::poll!(transfer.stream.next()).is_pending());
-    let pool = Arc::clone(&transfer.stream.pool);
+    let pool = Arc::clone(transfer.stream.pools.first());
     while pool.in_flight() < 2 {
         tokio::task::yield_now().await;
     }
@@ -393,7 +394,7 @@ async fn a_reader_that_panics_or_hangs_fails_its_own_stream() {
     let disk = Arc::new(Computed { gate: Some(Arc::clone(&gate)), ..Computed::new(&map) });
     let mut transfer = begin(&raw(&map), disk, 0..MIB, MIB);
     assert!(futures_util::poll!(transfer.stream.next()).is_pending());
-    let pool = Arc::clone(&transfer.stream.pool);
+    let pool = Arc::clone(transfer.stream.pools.first());
     while pool.abandon_stuck(std::time::Duration::ZERO) == 0 {
         tokio::task::yield_now().await;
     }
@@ -534,7 +535,7 @@ async fn read_in_bursts(burst: usize) -> u64 {
         chunk.unwrap();
         taken += 1;
         if taken % burst == 0 {
-            reads_done(&transfer.stream.pool).await;
+            reads_done(transfer.stream.pools.first()).await;
             transfer.stream.give_back();
         }
     }

@@ -15,8 +15,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gantry_actors::{
-    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobRecord, JobState, JournalError, NewJob,
-    Resumption, RetryPolicy, TaskProperties, Work,
+    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobRecord, JobState, JournalError,
+    NewJob, Resumption, RetryPolicy, TaskProperties, Work,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -27,12 +27,15 @@ use tokio_util::sync::CancellationToken;
 use crate::backends::local::{LocalError, LocalStore, Pin};
 use crate::ids::{ContentId, DiskFormat, SrId, UserId, VdiId};
 use crate::image::budget::Budget;
+use crate::image::compute::ComputePool;
+use crate::image::produce::ProduceCounters;
 use crate::state::documents;
 
 use super::admission::{self, TurnError};
 use super::frames::{FrameDesk, Recorded};
 use super::intervals::Intervals;
 use super::recipe::{ExportObject, Form, Recipe, Shape};
+use super::stream::Means;
 
 pub use ledger::Reader;
 use ledger::{Checkpoint, Ledger, Standing, Transfer, deleted};
@@ -122,9 +125,19 @@ impl Spec {
     }
 }
 
-/// The contents that an unfinished export of a former server needs, if the record is of one.
-pub fn contents_needed(kind: &str, spec: &Value) -> Vec<ContentId> {
-    Spec::read(kind, spec).map(|spec| spec.contents).unwrap_or_default()
+/// What an unfinished export of a former server needs.
+#[derive(Debug, Default)]
+pub struct Needs {
+    /// These contents.
+    pub contents: Vec<ContentId>,
+    /// The `ova.xml` that is kept under this entity tag.
+    pub document: Option<String>,
+}
+
+/// What a job of a former server needs, if the record is of an export.
+pub fn needs(kind: &str, spec: &Value) -> Needs {
+    let spec = Spec::read(kind, spec);
+    spec.map(|spec| Needs { contents: spec.contents, document: spec.document }).unwrap_or_default()
 }
 
 /// The exports that run or may be taken up again.
@@ -136,6 +149,7 @@ struct Desk {
     store: LocalStore,
     frames: FrameDesk,
     budget: Arc<Budget>,
+    compute: Arc<ComputePool>,
     detach: Duration,
     queue_wait: Duration,
     closing: CancellationToken,
@@ -145,12 +159,19 @@ struct Desk {
 impl ExportDesk {
     /// A desk whose cut transfers can be taken up again for `detach`, and whose requests wait for their turn for
     /// `queue_wait`. Needs its engine ([`Self::open`]) before anybody can join.
-    pub fn new(store: LocalStore, budget: Arc<Budget>, detach: Duration, queue_wait: Duration) -> Self {
+    pub fn new(
+        store: LocalStore,
+        budget: Arc<Budget>,
+        compute: Arc<ComputePool>,
+        detach: Duration,
+        queue_wait: Duration,
+    ) -> Self {
         Self(Arc::new(Desk {
             engine: OnceLock::new(),
             frames: FrameDesk::new(store.db().clone()),
             store,
             budget,
+            compute,
             detach,
             queue_wait,
             closing: CancellationToken::new(),
@@ -161,6 +182,11 @@ impl ExportDesk {
     /// Gives the desk its engine.
     pub fn open(&self, engine: EngineHandle) {
         let _first = self.0.engine.set(engine);
+    }
+
+    /// What a stream of an export needs, which ends with `stop`.
+    pub fn means(&self, stop: CancellationToken, counters: Arc<ProduceCounters>) -> Means {
+        Means { stop, share: self.0.budget.register(), compute: Arc::clone(&self.0.compute), counters }
     }
 
     /// What is known of the frames of compressed exports.

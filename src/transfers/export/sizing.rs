@@ -12,7 +12,7 @@ use crate::image::produce::ProduceCounters;
 
 use super::super::frames::Recorded;
 use super::super::recipe::RecipeError;
-use super::super::stream::{self, Means, SourceError};
+use super::super::stream::{self, SourceError};
 use super::ExportDesk;
 use super::ledger::Transfer;
 
@@ -63,11 +63,7 @@ impl ExportDesk {
         let export = recipe.represent(&self.0.store).await?;
         let first = recorded.frames();
         transfer.set_sizing(Some(Pace { began: Instant::now(), first }));
-        let means = Means {
-            stop: transfer.stop.child_token(),
-            share: self.0.budget.register(),
-            counters: Arc::new(ProduceCounters::default()),
-        };
+        let means = self.means(transfer.stop.child_token(), Arc::new(ProduceCounters::default()));
         let _stop_reads = means.stop.clone().drop_guard();
         if let Some(mut frames) = stream::frames(&export, first..recorded.windows(), means) {
             while let Some(frame) = frames.next().await {

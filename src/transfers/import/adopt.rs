@@ -100,8 +100,13 @@ pub(super) fn adopt(document: Document, names: Names) -> Result<Adopted, ImportE
         }
     }
     let now = now_ms();
-    let mut adopted =
-        Adopted { vms: Vec::new(), vbds: Vec::new(), vifs: Vec::new(), networks: Vec::new(), disks: Vec::new() };
+    let mut adopted = Adopted {
+        vms: Vec::new(),
+        vbds: Vec::new(),
+        vifs: Vec::new(),
+        networks: Vec::new(),
+        disks: Vec::new(),
+    };
     for object in &document.objects {
         match object.class.as_str() {
             "VM" => adopted.vms.push(plan.vm(object, now)?),

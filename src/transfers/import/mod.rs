@@ -27,9 +27,9 @@ use crate::ids::{PoolId, SrId, VdiId, VmId};
 use super::admission;
 use super::digest::Declared;
 
+use disk::DiskImport;
 pub use disk::create_empty;
 pub(super) use disk::open_writer;
-use disk::DiskImport;
 use feed::Feed;
 pub use feed::{Ended, QueuedImport, RunningImport};
 use vm::VmImport;
@@ -142,7 +142,9 @@ pub enum ImportError {
         message: String,
     },
     /// The VM that is to be restored is there.
-    #[error("the VM {vm} exists already: delete it first, or import the archive without restore, as a new VM")]
+    #[error(
+        "the VM {vm} exists already: delete it first, or import the archive without restore, as a new VM"
+    )]
     VmExists {
         /// The VM.
         vm: VmId,

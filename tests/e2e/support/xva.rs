@@ -113,7 +113,8 @@ impl Builder {
 /// network, metrics and members that nobody here knows. The disks are `Ref:3`, `Ref:5`, …
 pub fn document(name: &str, sizes: &[u64]) -> String {
     let folders: Vec<String> = (0..sizes.len()).map(folder).collect();
-    let text = |name: &str, value: &str| format!("<member><name>{name}</name><value>{value}</value></member>");
+    let text =
+        |name: &str, value: &str| format!("<member><name>{name}</name><value>{value}</value></member>");
     let empty = |name: &str| text(name, "<struct></struct>");
     let no = |name: &str| text(name, "<boolean>0</boolean>");
     let object = |class: &str, id: &str, snapshot: String| {
@@ -134,7 +135,10 @@ pub fn document(name: &str, sizes: &[u64]) -> String {
             text("qos_algorithm_type", ""),
             empty("qos_algorithm_params"),
             text("qos_supported_algorithms", "<array><data></data></array>"),
-            text("uuid", &format!("00000000-0000-4000-8000-{:0>12}", kind.bytes().map(u64::from).sum::<u64>())),
+            text(
+                "uuid",
+                &format!("00000000-0000-4000-8000-{:0>12}", kind.bytes().map(u64::from).sum::<u64>()),
+            ),
         ]
         .concat()
     };
@@ -146,13 +150,22 @@ pub fn document(name: &str, sizes: &[u64]) -> String {
         no("is_a_template"),
         no("is_control_domain"),
         no("is_a_snapshot"),
-        text("other_config", &format!("<struct>{}{}</struct>", text("mac_seed", "aaaa"), text("XenCenter.Key", "kept"))),
+        text(
+            "other_config",
+            &format!("<struct>{}{}</struct>", text("mac_seed", "aaaa"), text("XenCenter.Key", "kept")),
+        ),
         text("platform", &format!("<struct>{}</struct>", text("viridian", "true"))),
-        text("HVM_boot_params", &format!("<struct>{}{}</struct>", text("order", "cdn"), text("firmware", "uefi"))),
+        text(
+            "HVM_boot_params",
+            &format!("<struct>{}{}</struct>", text("order", "cdn"), text("firmware", "uefi")),
+        ),
         text("HVM_boot_policy", "BIOS order"),
         text("metrics", "Ref:90"),
         text("guest_metrics", "OpaqueRef:NULL"),
-        text("a_member_of_the_future", "<array><data><value>1</value><value><boolean>1</boolean></value></data></array>"),
+        text(
+            "a_member_of_the_future",
+            "<array><data><value>1</value><value><boolean>1</boolean></value></data></array>",
+        ),
         text("HVM_shadow_multiplier", "<double>1.5</double>"),
         text("snapshot_time", "<dateTime.iso8601>19700101T00:00:00Z</dateTime.iso8601>"),
         text("memory_static_max", "2147483648"),
@@ -211,7 +224,13 @@ pub fn document(name: &str, sizes: &[u64]) -> String {
         text("empty", "<boolean>1</boolean>"),
     ];
     objects += &object("VBD", "Ref:80", cd.concat());
-    let vif = [device("vif"), text("device", "0"), text("network", "Ref:82"), text("MAC", "aa:bb:cc:dd:ee:ff"), text("MTU", "1500")];
+    let vif = [
+        device("vif"),
+        text("device", "0"),
+        text("network", "Ref:82"),
+        text("MAC", "aa:bb:cc:dd:ee:ff"),
+        text("MTU", "1500"),
+    ];
     objects += &object("VIF", "Ref:81", vif.concat());
     let network = [
         text("uuid", "00000000-0000-4000-a000-000000000000"),

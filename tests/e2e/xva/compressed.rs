@@ -111,7 +111,8 @@ fn a_compressed_download_that_is_cut_twenty_times_over_three_restarts_is_equal()
         let mut download = wait::until(Duration::from_secs(60), || {
             let mut request = server.request("GET", &target);
             if !have.is_empty() {
-                request = request.header("Range", &format!("bytes={}-", have.len())).header("If-Range", &etag);
+                request =
+                    request.header("Range", &format!("bytes={}-", have.len())).header("If-Range", &etag);
             }
             let download = request.open();
             match download.head.status {
@@ -125,7 +126,11 @@ fn a_compressed_download_that_is_cut_twenty_times_over_three_restarts_is_equal()
         have.extend(download.take_bytes(step));
         drop(download);
         if cut % 6 == 5 {
-            if cut % 2 == 1 { server.kill() } else { drop(server.terminate()) }
+            if cut % 2 == 1 {
+                server.kill()
+            } else {
+                drop(server.terminate())
+            }
             server.start_again();
         }
     }

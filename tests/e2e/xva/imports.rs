@@ -72,7 +72,10 @@ fn archives_are_taken_plain_and_in_whatever_frames_they_are_compressed() {
         ("zstd", zstd(&plain)),
         ("zstd frames", [zstd(head), zstd(tail)].concat()),
         ("zstd long", filter("zstd", &["-c", "--long=27", "-1"], &plain)),
-        ("a skippable frame", [zstd(head), vec![0x50, 0x2A, 0x4D, 0x18, 3, 0, 0, 0, 1, 2, 3], zstd(tail)].concat()),
+        (
+            "a skippable frame",
+            [zstd(head), vec![0x50, 0x2A, 0x4D, 0x18, 3, 0, 0, 0, 1, 2, 3], zstd(tail)].concat(),
+        ),
     ] {
         let vm = import(&server, "", archive);
         assert!(disks_of(&server, &vm) == disks, "{what}");
@@ -84,7 +87,8 @@ fn archives_are_taken_plain_and_in_whatever_frames_they_are_compressed() {
 #[test]
 fn keep_alives_padded_last_blocks_and_both_kinds_of_checksums_are_read() {
     let server = Server::start();
-    let disk = Disk::empty(6 * MIB + 1024).noise(0, 10, 1).noise(4 * MIB, 100, 2).noise(6 * MIB, 1024, 3).whole();
+    let disk =
+        Disk::empty(6 * MIB + 1024).noise(0, 10, 1).noise(4 * MIB, 100, 2).noise(6 * MIB, 1024, 3).whole();
     let block = |at: usize| &disk[at << 20..disk.len().min((at + 1) << 20)];
     let mut builder = Builder::new(&document("odd", &[disk.len() as u64]));
     builder.block(&folder(0), 0, block(0));
@@ -115,8 +119,12 @@ fn what_an_archive_says_of_its_vm_is_shown_kept_and_written_back() {
     assert_eq!(object["other"]["XenCenter.Key"], "kept");
     let vifs = server.json(&format!("/rest/v0/vifs?fields=MAC,$network&filter=$VM:{vm}"));
     assert_ne!(vifs[0]["MAC"], "aa:bb:cc:dd:ee:ff", "a copy has other addresses");
-    let network = server.json(&format!("/rest/v0/networks/{}", vifs[0]["$network"].as_str().expect("a network")));
-    assert_eq!((&network["name_label"], &network["bridge"], &network["MTU"]), (&json!("network of hand"), &json!("xenbr7"), &json!(9000)));
+    let network =
+        server.json(&format!("/rest/v0/networks/{}", vifs[0]["$network"].as_str().expect("a network")));
+    assert_eq!(
+        (&network["name_label"], &network["bridge"], &network["MTU"]),
+        (&json!("network of hand"), &json!("xenbr7"), &json!(9000))
+    );
     let vbds = server.json(&format!("/rest/v0/vbds?fields=*&filter=VM:{vm}"));
     assert_eq!(vbds.as_array().map(Vec::len), Some(2), "{vbds}");
     let (written, _) = xva::disks(&export(&server, &format!("/rest/v0/vms/{vm}.xva")));
@@ -162,7 +170,8 @@ fn the_sr_can_be_named_and_what_does_not_exist_is_refused_before_the_body() {
     assert_eq!(vdis[0]["$SR"], other.as_str());
     let nowhere = "00000000-0000-4000-8000-000000000000";
     let pool = pool(&server);
-    for target in [format!("/rest/v0/pools/{nowhere}/vms"), format!("/rest/v0/pools/{pool}/vms?sr={nowhere}")] {
+    for target in [format!("/rest/v0/pools/{nowhere}/vms"), format!("/rest/v0/pools/{pool}/vms?sr={nowhere}")]
+    {
         let request = server.request("POST", &target).header("Expect", "100-continue");
         assert_eq!(request.begin(Some(1 << 30)).answer().head.status, 404, "{target}");
     }
@@ -173,7 +182,10 @@ fn what_is_no_archive_or_is_damaged_is_refused_with_its_place_and_leaves_nothing
     let server = Server::start();
     let disks = [noise(3 << 20, 1), noise(2 << 20, 2)];
     let good = archive_of(&disks);
-    let error = refused(&server, b"this is no archive of any kind, whatever one thinks of it. It goes on for a while.");
+    let error = refused(
+        &server,
+        b"this is no archive of any kind, whatever one thinks of it. It goes on for a while.",
+    );
     assert!(error["error"].as_str().expect("text").contains("byte 0"), "{error}");
     refused(&server, b"");
     let mut flipped = good.clone();
@@ -187,7 +199,8 @@ fn what_is_no_archive_or_is_damaged_is_refused_with_its_place_and_leaves_nothing
     refused(&server, &[zstd, b"garbage".to_vec()].concat());
     let gzip = filter("gzip", &["-c"], &good);
     refused(&server, &gzip[..gzip.len() / 2]);
-    let bad = document("bad", &[]).replace("<value><struct><member><name>version", "<!DOCTYPE x><value><struct><member><name>version");
+    let bad = document("bad", &[])
+        .replace("<value><struct><member><name>version", "<!DOCTYPE x><value><struct><member><name>version");
     refused(&server, &Builder::new(&bad).finish());
     let mut escape = Builder::new(&document("bad", &[1 << 20]));
     escape.block("../../escape", 0, &noise(1 << 20, 1));
@@ -255,7 +268,14 @@ fn an_import_is_a_task_that_ends_with_the_vm_and_the_same_key_makes_it_once() {
     let server = Server::start();
     let archive = archive_of(&[noise(1 << 20, 1)]);
     let target = format!("/rest/v0/pools/{}/vms", pool(&server));
-    let post = || server.request("POST", &target).header("Idempotency-Key", "once").body(archive.clone()).send().expect(201);
+    let post = || {
+        server
+            .request("POST", &target)
+            .header("Idempotency-Key", "once")
+            .body(archive.clone())
+            .send()
+            .expect(201)
+    };
     let (first, second) = (post(), post());
     let id = first.json()["id"].as_str().expect("an id").to_owned();
     assert_eq!(first.head.need("Location"), format!("/rest/v0/vms/{id}"));

@@ -1,9 +1,8 @@
 //! Reads an XVA archive from its uncompressed tar stream, which only goes forward.
 //!
 //! The blocks of the disks follow `ova.xml` in the order that it dictates, so nothing of them is kept: each piece of
-//! input becomes a piece of a disk. A block's checksum comes behind it. What was handed out is therefore proven only when
-//! the next event of its disk arrives; whoever stores it must not count the disk as whole before
-//! [`XvaEvent::DiskEnd`].
+//! input becomes a piece of a disk. A block's checksum comes behind it, when its bytes have been handed out already:
+//! whoever stores them must not count the disk as whole before [`XvaEvent::DiskEnd`].
 
 mod checksum;
 mod disk;
@@ -342,5 +341,33 @@ fn read_trailing(input: &mut Input, zeros: &mut u64) -> Result<(), XvaError> {
         None => Ok(()),
         Some(0) => Err(wrong(start + at as u64, format!("at most {MAX_TRAILING} zeros"), "more".into())),
         Some(byte) => Err(wrong(start + at as u64, "zeros".into(), format!("byte {byte:#04x}"))),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A member of which only the beginning comes.
+    fn begin(name: &str, size: u64, content: &[u8]) -> Bytes {
+        let mut header = tar::Header::new_old();
+        header.set_path(name).unwrap();
+        header.set_size(size);
+        header.set_cksum();
+        [header.as_bytes().as_slice(), content].concat().into()
+    }
+
+    #[test]
+    fn there_is_no_room_for_what_is_only_announced() {
+        let mut decoder = XvaDecoder::new(XvaLimits { largest_disk: 1 << 40 });
+        decoder.push(begin("ova.xml", MAX_DOCUMENT_BYTES, b"<value>"));
+        assert_eq!(decoder.next_event(), Ok(None));
+        let State::Document { text, .. } = &decoder.state else { panic!("{:?}", decoder.state) };
+        assert!(text.len() == 7 && text.capacity() < 100);
+        for size in [MAX_DOCUMENT_BYTES + 1, (1 << 33) - 1] {
+            let mut decoder = XvaDecoder::new(XvaLimits { largest_disk: 1 << 40 });
+            decoder.push(begin("ova.xml", size, b""));
+            assert_eq!(decoder.next_event().unwrap_err().rule(), Rule::O2);
+        }
     }
 }

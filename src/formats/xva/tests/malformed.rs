@@ -75,6 +75,7 @@ fn tar_stream(cases: &mut Cases) {
     let entry = |flag, content: &[u8]| Entry { flag, ..Entry::new("PaxHeader", content) };
     extension(cases, "T5-no-pax", vec![entry(b'x', b"path=a")]);
     extension(cases, "T5-large", vec![entry(b'L', &[b'a'; (64 << 10) + 1])]);
+    extension(cases, "T5-8-GiB", vec![Entry { size: Some((1 << 33) - 1), ..entry(b'x', b"") }]);
     extension(cases, "T5-many", vec![entry(b'g', b""); 17]);
     let mut pending = Archive::of(&document(&[]));
     pending.members.push(entry(b'L', b"name"));

@@ -4,5 +4,7 @@
 mod archive;
 mod documents;
 mod malformed;
+mod model;
 mod seeds;
 mod streams;
+mod tools;

@@ -8,6 +8,10 @@ mod harness;
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use proptest::prelude::*;
+use proptest::sample::Index;
 
 use crate as gantry;
 
@@ -105,6 +109,41 @@ fn every_seed_passes_what_the_fuzzer_checks() {
     };
     check("archives", harness::xva_stream);
     check("documents", harness::ova_xml);
+}
+
+static ARCHIVES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| archives().into_values().collect());
+static DOCUMENTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| documents().into_values().collect());
+
+/// Changes bytes, and moves a piece to another place.
+fn spoil(mut bytes: Vec<u8>, changes: &[(Index, u8)], from: &Index, to: &Index, len: usize) -> Vec<u8> {
+    if bytes.is_empty() {
+        return bytes;
+    }
+    for (at, byte) in changes {
+        let at = at.index(bytes.len());
+        bytes[at] = *byte;
+    }
+    let start = from.index(bytes.len());
+    let piece: Vec<u8> = bytes.drain(start..(start + len).min(bytes.len())).collect();
+    let at = to.index(bytes.len() + 1);
+    bytes.splice(at..at, piece);
+    bytes
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    #[test]
+    fn what_the_fuzzer_checks_holds_for_spoilt_seeds(
+        which in any::<Index>(),
+        changes in proptest::collection::vec((any::<Index>(), any::<u8>()), 0..4),
+        from in any::<Index>(),
+        to in any::<Index>(),
+        len in 0usize..300,
+    ) {
+        harness::xva_stream(&spoil(which.get(&ARCHIVES).clone(), &changes, &from, &to, len));
+        harness::ova_xml(&spoil(which.get(&DOCUMENTS).clone(), &changes, &from, &to, len / 4));
+    }
 }
 
 #[test]

@@ -266,18 +266,6 @@ fn every_archive_that_ends_too_early_is_refused() {
 }
 
 #[test]
-fn what_is_announced_is_not_allocated() {
-    // A document of 64 MiB of which one byte comes, then a block of 1 MiB of which one byte comes.
-    let mut archive = small();
-    archive.entry("ova.xml").size = Some(64 << 20);
-    let mut decoder = XvaDecoder::new(LIMITS);
-    decoder.push(archive.bytes().into());
-    assert_eq!(decoder.next_event(), Ok(None));
-    assert!(format!("{decoder:?}").len() < 8 * archive.bytes().len());
-    assert_eq!(decoder.finish().unwrap_err().rule(), Rule::T1);
-}
-
-#[test]
 fn a_disk_beyond_the_limit_is_refused_before_its_blocks() {
     let mut decoder = XvaDecoder::new(XvaLimits { largest_disk: 8192 });
     decoder.push(small().bytes().into());

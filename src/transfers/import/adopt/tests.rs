@@ -16,7 +16,13 @@ fn document() -> Document {
         object(
             "VBD",
             id,
-            &[("VM", text("Ref:0")), ("VDI", text(vdi)), ("type", text(kind)), ("mode", text("RO")), ("userdevice", text(device))],
+            &[
+                ("VM", text("Ref:0")),
+                ("VDI", text(vdi)),
+                ("type", text(kind)),
+                ("mode", text("RO")),
+                ("userdevice", text(device)),
+            ],
         )
     };
     Document {
@@ -36,10 +42,18 @@ fn document() -> Document {
             object("SR", "Ref:1", &[("content_type", text("user"))]),
             object("SR", "Ref:7", &[("content_type", text("iso"))]),
             vbd("Ref:2", "Ref:3", "Disk", "0"),
-            object("VDI", "Ref:3", &[("SR", text("Ref:1")), ("virtual_size", text("512")), ("type", text("system"))]),
+            object(
+                "VDI",
+                "Ref:3",
+                &[("SR", text("Ref:1")), ("virtual_size", text("512")), ("type", text("system"))],
+            ),
             vbd("Ref:4", "Ref:5", "CD", "3"),
             object("VDI", "Ref:5", &[("SR", text("Ref:7")), ("location", text("debian.iso"))]),
-            object("VIF", "Ref:6", &[("VM", text("Ref:0")), ("MAC", text("aa:bb:cc:dd:ee:ff")), ("network", text("Ref:8"))]),
+            object(
+                "VIF",
+                "Ref:6",
+                &[("VM", text("Ref:0")), ("MAC", text("aa:bb:cc:dd:ee:ff")), ("network", text("Ref:8"))],
+            ),
             object("network", "Ref:8", &[("name_label", text("n"))]),
             object("VM_metrics", "Ref:9", &[("VCPUs_number", text("2"))]),
         ],
