@@ -109,11 +109,13 @@ To repeat it with a server of your own and a disk of your own, disk.raw:
   curl -b $T -o copy.raw -C - $S/vdis/$VDI.raw     # ... and it goes on
   VM=$(curl -s -b $T --json '{\"name_label\": \"vm\", \"vdis\": [\"'$VDI'\"]}' $S/vms | grep -oE \"$ID\")
   curl -b $T -o vm.xva \"$S/vms/$VM.xva?compress=zstd\"
+  curl -b $T -o again.xva \"$S/vms/$VM.xva?compress=zstd\"        # cut it with Ctrl-C ...
+  curl -b $T -o again.xva -C - \"$S/vms/$VM.xva?compress=zstd\"   # ... and it goes on
   POOL=$(curl -s -b $T $S/pools | grep -oE \"$ID\")
   NEW=$(curl -s -b $T -T vm.xva -X POST $S/pools/$POOL/vms | grep -oE \"$ID\")
   BACK=$(curl -s -b $T $S/vms/$NEW/vdis | grep -oE \"$ID\")
   curl -b $T -o back.raw $S/vdis/$BACK.raw
-  sha256sum disk.raw copy.raw back.raw
+  sha256sum disk.raw copy.raw back.raw vm.xva again.xva
 ";
 
 #[cfg(test)]
@@ -140,7 +142,7 @@ mod tests {
         let expected = format!(
             "Sample disk: 256.0 MiB, partition table and FAT16 file system with 4 files, 62.0 MiB of it data\n  \
              sha-256 {digest}\n\n\x20\
-             1. export .raw                                   256.0 MiB    0.50 s    512.0 MiB/s\n     \
+             1. export .raw                                  256.0 MiB    0.50 s    512.0 MiB/s\n     \
              sha-256 {digest}  equal\n\n\
              Every byte was equal.\n\n"
         );
