@@ -129,7 +129,7 @@ fn a_compressed_download_that_is_cut_twenty_times_over_three_restarts_is_equal()
             if cut % 2 == 1 {
                 server.kill()
             } else {
-                drop(server.terminate())
+                let _ended = server.terminate();
             }
             server.start_again();
         }
