@@ -91,6 +91,7 @@ impl LocalStore {
                 vms::insert_vbd(tx, &vbd)?;
                 changes.extend([ObjectChange::Vbd(vbd.id), ObjectChange::Vdi(*vdi)]);
             }
+            vms::end_making(tx, new.id)?;
             Ok(Ok(((), changes)))
         })
         .await
@@ -303,6 +304,7 @@ impl Parts {
             (vif.id, vif.vm) = (VifId::random(), id);
             networks::insert_vif(db, vif)?;
         }
+        vms::end_making(db, id)?;
         changes.extend(self.all());
         Ok(changes)
     }
