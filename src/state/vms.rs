@@ -203,13 +203,6 @@ pub fn insert_vm(db: &Connection, row: &VmRow) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Says that a VM has all the devices that it was made with: its `changed_ms` is that of its making again, since nobody
-/// can have seen it without them.
-pub fn end_making(db: &Connection, id: VmId) -> rusqlite::Result<()> {
-    db.execute("UPDATE vms SET changed_ms = created_ms WHERE id = ?1", [id.to_string()])?;
-    Ok(())
-}
-
 /// Stores a VM's name, description, tags, record and extra objects anew. Its `changed_ms` becomes `now_ms`, or more if
 /// it was that already.
 pub fn update_vm(db: &Connection, row: &VmRow, now_ms: i64) -> rusqlite::Result<()> {
@@ -227,6 +220,12 @@ pub fn update_vm(db: &Connection, row: &VmRow, now_ms: i64) -> rusqlite::Result<
         stored(&row.extra)?,
         now_ms,
     ])?;
+    Ok(())
+}
+
+/// Says that a VM with its devices is as it was made: nothing has been changed since.
+pub fn set_unchanged(db: &Connection, id: VmId) -> rusqlite::Result<()> {
+    db.execute("UPDATE vms SET changed_ms = created_ms WHERE id = ?1", [id.to_string()])?;
     Ok(())
 }
 

@@ -98,19 +98,6 @@ fn changed_ms(db: &Connection, id: VmId) -> i64 {
 }
 
 #[test]
-fn the_devices_that_a_vm_is_made_with_are_no_change_of_it_and_later_ones_are() {
-    let db = memory();
-    let vm = vm_named("vm");
-    insert_vm(&db, &vm).unwrap();
-    insert_vbd(&db, &vbd_of(vm.id, None, "0")).unwrap();
-    assert!(changed_ms(&db, vm.id) > vm.created_ms);
-    end_making(&db, vm.id).unwrap();
-    assert_eq!(changed_ms(&db, vm.id), vm.created_ms);
-    insert_vbd(&db, &vbd_of(vm.id, None, "1")).unwrap();
-    assert!(changed_ms(&db, vm.id) > vm.created_ms);
-}
-
-#[test]
 fn vms_are_stored_found_and_changed() {
     let db = memory();
     let vm = vm_named("a");

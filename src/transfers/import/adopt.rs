@@ -78,7 +78,7 @@ impl Adopted {
             networks::insert_vif(tx, &VifRow { network, ..vif.clone() })?;
         }
         for vm in &self.vms {
-            vms::end_making(tx, vm.id)?;
+            vms::set_unchanged(tx, vm.id)?;
         }
         Ok(())
     }
