@@ -3,6 +3,7 @@
 use std::path::Path;
 use std::process::{Command, Stdio};
 
+use crate::support::disk::noise;
 use crate::support::server::{Server, scratch};
 use crate::support::tools::qemu;
 
@@ -43,6 +44,35 @@ fn the_tour_with_curl_works_when_it_is_pasted() {
     qemu::same("raw", &raw, "vpc", &vhd);
     assert!(std::fs::metadata(&vhd).expect("it was downloaded").len() < 4 << 20, "{told}");
     assert!(told.contains("\"success\""), "the tasks are shown: {told}");
+}
+
+#[test]
+fn the_lines_about_vms_work_when_they_are_pasted() {
+    let readme = readme();
+    let server = Server::start();
+    let disk = noise(3 << 20, 1);
+    let vdi = server.import("?raw&name_label=first", disk.clone());
+    let folder = scratch();
+    let output = Command::new("bash")
+        .args(["-ec", block(&readme, "## VMs")])
+        .current_dir(folder.path())
+        .env("TOKEN", server.token())
+        .env("GANTRY", server.url("/rest/v0"))
+        .env("VDI", &vdi)
+        .output()
+        .expect("bash runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success(), "{output:?}");
+    assert_eq!(told.matches("\"web\"").count(), 2, "the VM and its copy: {told}");
+    assert!(told.contains("\"before the update\""), "its snapshot: {told}");
+    let file = folder.path().join("web.xva");
+    assert!(std::fs::read(&file).expect("it was downloaded").starts_with(&[0x28, 0xb5, 0x2f, 0xfd]));
+    let copies = server.json("/rest/v0/vdis?fields=id");
+    let copies = copies.as_array().expect("a list").iter().map(|copy| copy["id"].as_str().expect("an id"));
+    assert_eq!(copies.clone().count(), 2);
+    for copy in copies {
+        assert!(server.export_bytes(copy, "raw") == disk, "{copy}");
+    }
 }
 
 #[test]

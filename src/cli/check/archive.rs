@@ -15,7 +15,7 @@ use crate::formats::xva::{
 pub(super) fn examine(source: &Source) -> Result<Report, CheckError> {
     let mut report = Report::new(source, "xva");
     // Nothing is stored, so there is no disk that is too large.
-    let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: u64::MAX });
+    let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: u64::MAX }, MAX_WINDOW_BYTES);
     let mut survey = Survey::default();
     let end = survey.read(&mut decoder, &mut Pieces::of(source))?;
     survey.count(decoder.seen());

@@ -4,23 +4,23 @@ use std::path::Path;
 use std::time::Duration;
 
 use futures_util::StreamExt;
-use reqwest::header::{
-    ACCEPT, CONTENT_LENGTH, CONTENT_RANGE, COOKIE, ETAG, HeaderMap, HeaderValue, IF_RANGE, RANGE,
-};
-use reqwest::{Body, Response, StatusCode};
-use serde_json::Value;
+use reqwest::header::{ACCEPT, CONTENT_LENGTH, COOKIE, HeaderMap, HeaderValue};
+use reqwest::{Body, RequestBuilder, Response, StatusCode};
+use serde_json::{Value, json};
 use tokio_util::io::ReaderStream;
 
 use super::console::Meter;
 use super::error::DemoError;
-use super::sink::{Received, Sink, Target};
 use crate::ids::DiskFormat;
 
 /// Bytes read at once from a file that is uploaded.
 const UPLOAD_PIECE: usize = 256 * 1024;
 /// Silence after which a request has failed.
 const SILENCE: Duration = Duration::from_secs(60);
-/// Most characters of an error's body that are shown.
+/// What the demo's VM is said to have; nothing runs it.
+const VM_CPUS: u32 = 2;
+const VM_MEMORY: u64 = 1 << 30;
+/// Most characters of an unexpected body that are shown.
 const SHOWN: usize = 300;
 
 /// A server, and a token for it.
@@ -35,28 +35,6 @@ pub struct Service {
 pub(super) struct Client {
     http: reqwest::Client,
     base: String,
-}
-
-/// A download that went as far as it was meant to.
-pub(super) struct Downloaded {
-    pub(super) received: Received,
-    /// Length of the whole representation.
-    pub(super) whole: u64,
-    pub(super) etag: String,
-}
-
-/// The part of a download that is wanted.
-pub(super) enum Part<'a> {
-    Whole,
-    /// Drops the connection after that many hundredths.
-    First {
-        percent: u64,
-    },
-    /// What is left after `from` bytes of the representation with this ETag.
-    Rest {
-        from: u64,
-        etag: &'a str,
-    },
 }
 
 impl Client {
@@ -87,15 +65,21 @@ impl Client {
     /// The id of the SR that every server has.
     pub(super) async fn local_sr(&self) -> Result<String, DemoError> {
         const STEP: &str = "find the SR `local`";
-        let failed = |source| DemoError::Http { step: STEP, source };
-        let request = self.http.get(format!("{}/srs?fields=id,name_label", self.base));
-        let answer = accepted(STEP, request.send().await.map_err(failed)?, StatusCode::OK).await?;
-        let srs: Value = answer.json().await.map_err(failed)?;
-        let mut found = srs.as_array().into_iter().flatten();
-        let id = found.find(|sr| member(sr, "name_label") == Some("local")).and_then(|sr| member(sr, "id"));
+        let srs = self.list(STEP, "srs?fields=id,name_label").await?;
+        let local = srs.iter().find(|sr| member(sr, "name_label") == Some("local"));
         let missing =
             || DemoError::Unexpected { step: STEP, expected: "an SR with that name", found: "none".into() };
-        id.map(str::to_owned).ok_or_else(missing)
+        local.and_then(|sr| member(sr, "id")).map(str::to_owned).ok_or_else(missing)
+    }
+
+    /// The id of the pool that every server is.
+    pub(super) async fn pool(&self) -> Result<String, DemoError> {
+        self.only("find the pool", "one pool", "pools?fields=id").await
+    }
+
+    /// The id of the one disk that a VM has.
+    pub(super) async fn disk_of(&self, vm: &str) -> Result<String, DemoError> {
+        self.only("find the VM's disk", "one disk", &format!("vms/{vm}/vdis?fields=id")).await
     }
 
     /// Sends a file as a new disk. Answers the disk's id.
@@ -107,91 +91,86 @@ impl Client {
         path: &Path,
         meter: &Meter,
     ) -> Result<String, DemoError> {
-        let step = match format {
-            DiskFormat::Raw => "import the .raw",
-            DiskFormat::Vhd => "import the .vhd",
+        let (step, raw) = match format {
+            DiskFormat::Raw => ("import the .raw", "raw&"),
+            DiskFormat::Vhd => ("import the .vhd", ""),
         };
-        let read = |source| DemoError::File { action: "read", path: path.into(), source };
-        let failed = |source| DemoError::Http { step, source };
-        let file = tokio::fs::File::open(path).await.map_err(read)?;
-        let len = file.metadata().await.map_err(read)?.len();
-        meter.set_total(len);
-        let counter = meter.clone();
-        let pieces = ReaderStream::with_capacity(file, UPLOAD_PIECE).inspect(move |piece| {
-            counter.add(piece.as_ref().map_or(0, |piece| piece.len() as u64));
-        });
-        let raw = if format == DiskFormat::Raw { "raw&" } else { "" };
-        let request = self
-            .http
-            .post(format!("{}/srs/{sr}/vdis?{raw}name_label={name}", self.base))
-            .header(CONTENT_LENGTH, len)
-            .body(Body::wrap_stream(pieces));
-        let answer = accepted(step, request.send().await.map_err(failed)?, StatusCode::CREATED).await?;
-        let created: Value = answer.json().await.map_err(failed)?;
-        let missing =
-            || DemoError::Unexpected { step, expected: "the new disk's id", found: created.to_string() };
-        member(&created, "id").map(str::to_owned).ok_or_else(missing)
+        self.upload(step, &format!("srs/{sr}/vdis?{raw}name_label={name}"), path, meter).await
     }
 
-    /// Fetches an export of a disk, or a part of it.
-    pub(super) async fn export(
+    /// Sends an XVA as a new VM. Answers the VM's id.
+    pub(super) async fn import_vm(
         &self,
-        vdi: &str,
-        format: DiskFormat,
-        part: Part<'_>,
-        target: Target,
+        pool: &str,
+        path: &Path,
         meter: &Meter,
-    ) -> Result<Downloaded, DemoError> {
-        let step = match (&part, format) {
-            (Part::Rest { .. }, _) => "resume the download",
-            (_, DiskFormat::Raw) => "export the .raw",
-            (_, DiskFormat::Vhd) => "export the .vhd",
-        };
+    ) -> Result<String, DemoError> {
+        self.upload("import the .xva", &format!("pools/{pool}/vms"), path, meter).await
+    }
+
+    /// Makes a VM of a disk. Answers the VM's id.
+    pub(super) async fn make_vm(&self, name: &str, vdi: &str) -> Result<String, DemoError> {
+        const STEP: &str = "make a VM";
+        let failed = |source| DemoError::Http { step: STEP, source };
+        let vm = json!({ "name_label": name, "cpus": VM_CPUS, "memory": VM_MEMORY, "vdis": [vdi] });
+        let request = self.http.post(self.address("vms")).json(&vm);
+        created(STEP, request.send().await.map_err(failed)?).await
+    }
+
+    /// A GET whose answer is to be looked at. `path` is the address below `/rest/v0/`.
+    pub(super) fn get(&self, path: &str) -> RequestBuilder {
+        self.http.get(self.address(path))
+    }
+
+    fn address(&self, path: &str) -> String {
+        format!("{}/{path}", self.base)
+    }
+
+    async fn list(&self, step: &'static str, path: &str) -> Result<Vec<Value>, DemoError> {
         let failed = |source| DemoError::Http { step, source };
-        let request = self.http.get(format!("{}/vdis/{vdi}.{format}", self.base));
-        let (request, status) = match part {
-            Part::Rest { from, etag } => {
-                let request = request.header(RANGE, format!("bytes={from}-")).header(IF_RANGE, etag);
-                (request, StatusCode::PARTIAL_CONTENT)
-            }
-            Part::Whole | Part::First { .. } => (request, StatusCode::OK),
+        let answer = accepted(step, self.get(path).send().await.map_err(failed)?, StatusCode::OK).await?;
+        answer.json().await.map_err(failed)
+    }
+
+    /// The id of the only object in a collection.
+    async fn only(
+        &self,
+        step: &'static str,
+        expected: &'static str,
+        path: &str,
+    ) -> Result<String, DemoError> {
+        let objects = self.list(step, path).await?;
+        let id = match objects.as_slice() {
+            [object] => member(object, "id"),
+            _ => None,
         };
-        let mut answer = accepted(step, request.send().await.map_err(failed)?, status).await?;
-        let etag = header(step, &answer, &ETAG)?;
-        let len = number(step, "a Content-Length", &header(step, &answer, &CONTENT_LENGTH)?)?;
-        let whole = match part {
-            Part::Rest { from, .. } => {
-                total_of_range(step, from, len, &header(step, &answer, &CONTENT_RANGE)?)?
-            }
-            Part::Whole | Part::First { .. } => len,
+        let unexpected = || DemoError::Unexpected {
+            step,
+            expected,
+            found: shown(&Value::from(objects.as_slice()).to_string()),
         };
-        let end = match part {
-            Part::First { percent } => len / 100 * percent,
-            Part::Whole | Part::Rest { .. } => len,
-        };
-        meter.set_total(whole);
-        let sink = Sink::start(target);
-        let mut left = end;
-        while left > 0 {
-            let Some(mut chunk) = answer.chunk().await.map_err(failed)? else { break };
-            chunk.truncate(usize::try_from(left).unwrap_or(usize::MAX));
-            left -= chunk.len() as u64;
-            meter.add(chunk.len() as u64);
-            if !sink.push(chunk).await {
-                break;
-            }
-        }
-        if end == len && left == 0 {
-            // The end of the body, so that a server that sends too much is found out.
-            while let Some(chunk) = answer.chunk().await.map_err(failed)? {
-                if !sink.push(chunk).await {
-                    break;
-                }
-            }
-        }
-        // For a part, this is where the connection is cut.
-        drop(answer);
-        Ok(Downloaded { received: sink.finish().await?, whole, etag })
+        id.map(str::to_owned).ok_or_else(unexpected)
+    }
+
+    async fn upload(
+        &self,
+        step: &'static str,
+        path: &str,
+        file: &Path,
+        meter: &Meter,
+    ) -> Result<String, DemoError> {
+        let read = |source| DemoError::File { action: "read", path: file.into(), source };
+        let failed = |source| DemoError::Http { step, source };
+        let opened = tokio::fs::File::open(file).await.map_err(read)?;
+        let len = opened.metadata().await.map_err(read)?.len();
+        meter.set_total(len);
+        let counter = meter.clone();
+        let pieces = ReaderStream::with_capacity(opened, UPLOAD_PIECE).inspect(move |piece| {
+            counter.add(piece.as_ref().map_or(0, |piece| piece.len() as u64));
+        });
+        let request = self.http.post(self.address(path));
+        let request = request.header(CONTENT_LENGTH, len).body(Body::wrap_stream(pieces));
+        created(step, request.send().await.map_err(failed)?).await
     }
 }
 
@@ -200,7 +179,11 @@ fn member<'a>(object: &'a Value, name: &str) -> Option<&'a str> {
 }
 
 /// The answer, if its status is the expected one.
-async fn accepted(step: &'static str, answer: Response, expected: StatusCode) -> Result<Response, DemoError> {
+pub(super) async fn accepted(
+    step: &'static str,
+    answer: Response,
+    expected: StatusCode,
+) -> Result<Response, DemoError> {
     let status = answer.status();
     if status == expected {
         return Ok(answer);
@@ -214,41 +197,18 @@ async fn accepted(step: &'static str, answer: Response, expected: StatusCode) ->
         return Err(DemoError::Unexpected { step, expected, found: status.to_string() });
     }
     let body = answer.text().await.unwrap_or_default();
-    Err(DemoError::Refused { step, status, answer: body.chars().take(SHOWN).collect() })
+    Err(DemoError::Refused { step, status, answer: shown(&body) })
 }
 
-fn header(
-    step: &'static str,
-    answer: &Response,
-    name: &'static reqwest::header::HeaderName,
-) -> Result<String, DemoError> {
-    let value = answer.headers().get(name).and_then(|value| value.to_str().ok());
-    let missing = || DemoError::Unexpected {
-        step,
-        expected: name.as_str(),
-        found: "no such header in the answer".into(),
-    };
-    value.map(str::to_owned).ok_or_else(missing)
+/// The id of what a request made.
+async fn created(step: &'static str, answer: Response) -> Result<String, DemoError> {
+    let answer = accepted(step, answer, StatusCode::CREATED).await?;
+    let made: Value = answer.json().await.map_err(|source| DemoError::Http { step, source })?;
+    let missing =
+        || DemoError::Unexpected { step, expected: "the new object's id", found: shown(&made.to_string()) };
+    member(&made, "id").map(str::to_owned).ok_or_else(missing)
 }
 
-fn number(step: &'static str, expected: &'static str, text: &str) -> Result<u64, DemoError> {
-    text.parse().map_err(|_| DemoError::Unexpected { step, expected, found: text.into() })
-}
-
-/// The total in `bytes FROM-LAST/TOTAL`, if the rest is what was asked for.
-fn total_of_range(step: &'static str, from: u64, len: u64, range: &str) -> Result<u64, DemoError> {
-    let unexpected = || DemoError::Unexpected {
-        step,
-        expected: "the Content-Range that was asked for",
-        found: range.into(),
-    };
-    let (span, total) =
-        range.strip_prefix("bytes ").and_then(|range| range.split_once('/')).ok_or_else(unexpected)?;
-    let total = number(step, "a total in Content-Range", total)?;
-    let last = total.checked_sub(1).ok_or_else(unexpected)?;
-    if span == format!("{from}-{last}") && total - from.min(total) == len {
-        Ok(total)
-    } else {
-        Err(unexpected())
-    }
+fn shown(text: &str) -> String {
+    text.chars().take(SHOWN).collect()
 }

@@ -5,6 +5,25 @@ use std::time::{Duration, Instant};
 
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 
+/// A stage whose end is known.
+const WITH_TOTAL: &str =
+    "  {msg:34} {bar:24} {percent:>3} %  {binary_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4}";
+/// One whose end is not, or not yet: something that moves while bytes do, and the time that it took so far.
+const WITHOUT_TOTAL: &str =
+    "  {msg:34} {spinner:24}        {binary_bytes:>10}  {binary_bytes_per_sec:>12}  {elapsed:>4}";
+/// What moves; the last one stays at the end.
+const MOVING: [&str; 9] = [
+    "===",
+    "   ===",
+    "      ===",
+    "         ===",
+    "            ===",
+    "               ===",
+    "                  ===",
+    "                     ===",
+    "========================",
+];
+
 /// A stage's bar, or its lines.
 #[derive(Debug, Clone)]
 pub(super) struct Meter {
@@ -30,20 +49,16 @@ pub(super) fn say(line: &str) {
 }
 
 impl Meter {
-    /// Begins a stage. `total` is in bytes; it may come later.
+    /// Begins a stage. `total` is in bytes; it may come later, or never.
     pub(super) fn begin(what: impl Into<String>, total: Option<u64>) -> Self {
         let what = what.into();
         let plain = !io::stderr().is_terminal();
         let target = if plain { ProgressDrawTarget::hidden() } else { ProgressDrawTarget::stderr() };
         let bar = ProgressBar::with_draw_target(total, target).with_message(what.clone());
-        let template =
-            "  {msg:34} {bar:24} {percent:>3} %  {binary_bytes:>10}  {binary_bytes_per_sec:>12}  {eta:>4}";
-        if let Ok(style) = ProgressStyle::with_template(template) {
-            bar.set_style(style.progress_chars("=> "));
-        }
         if plain {
             say(&format!("{what} ..."));
         }
+        bar.set_style(style(total));
         Self { bar, plain, what, begun: Instant::now(), before: 0 }
     }
 
@@ -54,7 +69,9 @@ impl Meter {
         Self { before, ..self }
     }
 
+    /// What was not known when the stage began.
     pub(super) fn set_total(&self, bytes: u64) {
+        self.bar.set_style(style(Some(bytes)));
         self.bar.set_length(bytes);
     }
 
@@ -72,6 +89,13 @@ impl Meter {
         }
         took
     }
+}
+
+/// How a stage looks on a terminal.
+fn style(total: Option<u64>) -> ProgressStyle {
+    let template = if total.is_some() { WITH_TOTAL } else { WITHOUT_TOTAL };
+    let style = ProgressStyle::with_template(template).unwrap_or_else(|_| ProgressStyle::default_bar());
+    style.progress_chars("=> ").tick_strings(&MOVING)
 }
 
 impl std::fmt::Display for Took {
@@ -105,6 +129,14 @@ mod tests {
     }
 
     #[test]
+    fn both_kinds_of_bars_can_be_drawn() {
+        for template in [WITH_TOTAL, WITHOUT_TOTAL] {
+            assert!(ProgressStyle::with_template(template).is_ok(), "{template}");
+        }
+        assert!(MOVING.iter().all(|piece| piece.len() <= 24));
+    }
+
+    #[test]
     fn a_stage_counts_what_it_moved() {
         let meter = Meter::begin("test", None);
         meter.set_total(30);
@@ -114,6 +146,9 @@ mod tests {
         let resumed = Meter::begin("test", Some(100)).going_on_after(40);
         resumed.add(60);
         assert_eq!(resumed.end().bytes, 60, "what was there before does not count");
+        let endless = Meter::begin("test", None);
+        endless.add(7);
+        assert_eq!(endless.end().bytes, 7, "without a total");
         let took = Took { bytes: 3 << 20, time: Duration::from_millis(1500) };
         assert_eq!(took.to_string(), "  1.50 s      2.0 MiB/s");
     }

@@ -21,15 +21,16 @@ pub(super) struct Report {
 #[derive(Debug)]
 pub(super) struct Step {
     pub(super) what: String,
-    pub(super) took: Took,
+    /// `None` when no bytes had to move.
+    pub(super) took: Option<Took>,
     pub(super) finding: Finding,
 }
 
 /// What a step found out.
 #[derive(Debug)]
 pub(super) enum Finding {
-    /// A disk was made.
-    Made { vdi: String },
+    /// There is a new disk or VM.
+    Made { kind: &'static str, id: String },
     /// The bytes are the sample's.
     Equal { sha256: String },
     /// They are not, from this byte on.
@@ -60,10 +61,15 @@ impl Display for Report {
         )?;
         writeln!(f, "  sha-256 {}\n", self.sha256)?;
         for (index, step) in self.steps.iter().enumerate() {
-            let (bytes, took) = (size(step.took.bytes), step.took);
-            writeln!(f, "{}. {:<44} {bytes:>10}  {took}", index + 1, step.what)?;
+            match step.took {
+                Some(took) => {
+                    let bytes = size(took.bytes);
+                    writeln!(f, "{:>2}. {:<43} {bytes:>10}  {took}", index + 1, step.what)?;
+                }
+                None => writeln!(f, "{:>2}. {}", index + 1, step.what)?,
+            }
             match &step.finding {
-                Finding::Made { vdi } => writeln!(f, "     disk {vdi}")?,
+                Finding::Made { kind, id } => writeln!(f, "     {kind} {id}")?,
                 Finding::Equal { sha256 } => writeln!(f, "     sha-256 {sha256}  equal")?,
                 Finding::File { sha256 } => writeln!(f, "     sha-256 {sha256}")?,
                 Finding::Cut { at } => writeln!(f, "     connection dropped at byte {at}")?,
@@ -81,7 +87,7 @@ impl Display for Report {
         if let Some(kept) = &self.kept {
             writeln!(
                 f,
-                "Kept in {kept}: the disks, and in {kept}/demo the sample and what was downloaded.\n"
+                "Kept in {kept}: the disks and VMs, and in {kept}/demo the sample and what was downloaded.\n"
             )?;
         }
         f.write_str(TOUR)
@@ -101,7 +107,15 @@ To repeat it with a server of your own and a disk of your own, disk.raw:
   curl -b $T -o disk.vhd $S/vdis/$VDI.vhd
   curl -b $T -o copy.raw $S/vdis/$VDI.raw          # cut it with Ctrl-C ...
   curl -b $T -o copy.raw -C - $S/vdis/$VDI.raw     # ... and it goes on
-  sha256sum disk.raw copy.raw
+  VM=$(curl -s -b $T --json '{\"name_label\": \"vm\", \"vdis\": [\"'$VDI'\"]}' $S/vms | grep -oE \"$ID\")
+  curl -b $T -o vm.xva \"$S/vms/$VM.xva?compress=zstd\"
+  curl -b $T -o again.xva \"$S/vms/$VM.xva?compress=zstd\"        # cut it with Ctrl-C ...
+  curl -b $T -o again.xva -C - \"$S/vms/$VM.xva?compress=zstd\"   # ... and it goes on
+  POOL=$(curl -s -b $T $S/pools | grep -oE \"$ID\")
+  NEW=$(curl -s -b $T -T vm.xva -X POST $S/pools/$POOL/vms | grep -oE \"$ID\")
+  BACK=$(curl -s -b $T $S/vms/$NEW/vdis | grep -oE \"$ID\")
+  curl -b $T -o back.raw $S/vdis/$BACK.raw
+  sha256sum disk.raw copy.raw back.raw vm.xva again.xva
 ";
 
 #[cfg(test)]
@@ -110,7 +124,7 @@ mod tests {
     use std::time::Duration;
 
     fn report(finding: Finding) -> Report {
-        let took = Took { bytes: 256 << 20, time: Duration::from_millis(500) };
+        let took = Some(Took { bytes: 256 << 20, time: Duration::from_millis(500) });
         Report {
             virtual_bytes: 256 << 20,
             sample: Sample { allocated_bytes: 62 << 20, files: 4 },
@@ -127,8 +141,8 @@ mod tests {
         let digest = "5a".repeat(32);
         let expected = format!(
             "Sample disk: 256.0 MiB, partition table and FAT16 file system with 4 files, 62.0 MiB of it data\n  \
-             sha-256 {digest}\n\n\
-             1. export .raw                                   256.0 MiB    0.50 s    512.0 MiB/s\n     \
+             sha-256 {digest}\n\n\x20\
+             1. export .raw                                  256.0 MiB    0.50 s    512.0 MiB/s\n     \
              sha-256 {digest}  equal\n\n\
              Every byte was equal.\n\n"
         );
@@ -137,11 +151,34 @@ mod tests {
     }
 
     #[test]
+    fn a_step_that_moves_nothing_has_no_speed_and_a_tenth_step_keeps_the_columns() {
+        let mut report = report(Finding::Equal { sha256: "5a".repeat(32) });
+        let made = Finding::Made { kind: "VM", id: "x".into() };
+        report.steps.push(Step { what: "make a VM of the disk".into(), took: None, finding: made });
+        let text = report.to_string();
+        assert!(text.contains("\n 2. make a VM of the disk\n     VM x\n"), "{text}");
+        let step = |report: &Report| Step {
+            what: "export .raw".into(),
+            took: report.steps[0].took,
+            finding: Finding::Cut { at: 1 },
+        };
+        while report.steps.len() < 10 {
+            report.steps.push(step(&report));
+        }
+        let text = report.to_string();
+        let columns = [" 1. ", "10. "].map(|number| {
+            let line = text.lines().find(|line| line.starts_with(number)).unwrap();
+            line.find("256.0 MiB").unwrap()
+        });
+        assert_eq!(columns[0], columns[1], "{text}");
+    }
+
+    #[test]
     fn a_difference_is_named_with_its_place_and_nothing_is_called_equal_without_a_comparison() {
         let differs = report(Finding::Differs { at: 7, bytes: 12, sha256: "00".repeat(32) });
         assert!(!differs.is_right());
         assert!(differs.to_string().contains("DIFFERS at byte 7, in 12 bytes"));
         assert!(differs.to_string().contains("NOT equal"));
-        assert!(!report(Finding::Made { vdi: "x".into() }).is_right());
+        assert!(!report(Finding::Made { kind: "disk", id: "x".into() }).is_right());
     }
 }

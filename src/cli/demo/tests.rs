@@ -1,155 +1,17 @@
-//! The demo against a server of the tests' own, which keeps disks in memory and can be told to be wrong.
+//! The demo against a server of the tests' own.
 
-use std::collections::HashMap;
-use std::future::{Future, pending};
-use std::io;
+mod fake;
+
+use std::future::pending;
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, mpsc};
 
-use actix_web::http::header;
-use actix_web::web::{Bytes, Data, Path, Payload};
-use actix_web::{App, HttpRequest, HttpResponse, HttpServer, web};
-use futures_util::StreamExt;
-use serde_json::json;
 use tokio::sync::oneshot;
 
+use super::sink::check_file;
 use super::*;
+use fake::{Fault, TOKEN, VHD_HEAD, XVA_HEAD, serve};
 
 const SMALL: SampleSpec = SampleSpec { virtual_bytes: 20 << 20, noise_bytes: 1_000_003, text_bytes: 500_001 };
-const SR: &str = "7f0e0c7c-0000-4000-8000-000000000001";
-const TOKEN: &str = "a-token";
-/// What the fake puts before a disk's bytes to make a "VHD" of them.
-const VHD_HEAD: &[u8] = b"conectix, more or less";
-
-/// What the fake server gets wrong.
-#[derive(Clone, Copy, Debug, PartialEq)]
-enum Fault {
-    None,
-    /// One byte of a disk that came as a VHD changes.
-    FlipsAByteOfTheCopy(usize),
-    /// Ranges are ignored.
-    NoRanges,
-    /// A range begins a byte too early.
-    RangeFromTooEarly,
-    /// The rest of a cut download is another disk's.
-    WrongRest,
-    /// Imports are refused.
-    NoSpace,
-    /// A body ends before its length.
-    CutsExports,
-}
-
-#[derive(Clone)]
-struct Fake {
-    fault: Fault,
-    disks: Arc<Mutex<HashMap<String, Vec<u8>>>>,
-    made: Arc<AtomicUsize>,
-}
-
-fn allowed(request: &HttpRequest) -> bool {
-    text(request, header::COOKIE) == format!("authenticationToken={TOKEN}")
-}
-
-fn text(request: &HttpRequest, name: header::HeaderName) -> String {
-    request.headers().get(name).map(|value| value.to_str().unwrap().to_owned()).unwrap_or_default()
-}
-
-async fn srs(request: HttpRequest) -> HttpResponse {
-    assert!(allowed(&request) && request.query_string() == "fields=id,name_label");
-    HttpResponse::Ok().json(json!([
-        {"id": "other", "name_label": "other", "href": "/rest/v0/srs/other"},
-        {"id": SR, "name_label": "local", "href": format!("/rest/v0/srs/{SR}")},
-    ]))
-}
-
-async fn import(request: HttpRequest, fake: Data<Fake>, sr: Path<String>, mut body: Payload) -> HttpResponse {
-    assert!(allowed(&request) && *sr == SR);
-    if fake.fault == Fault::NoSpace {
-        while body.next().await.is_some() {}
-        return HttpResponse::InsufficientStorage().json(json!({"error": "no space", "code": "no_space"}));
-    }
-    let length: usize = text(&request, header::CONTENT_LENGTH).parse().unwrap();
-    let mut disk = Vec::new();
-    while let Some(piece) = body.next().await {
-        disk.extend_from_slice(&piece.unwrap());
-    }
-    assert_eq!(disk.len(), length);
-    if !request.query_string().starts_with("raw&") {
-        disk = disk.strip_prefix(VHD_HEAD).unwrap().to_vec();
-        if let Fault::FlipsAByteOfTheCopy(at) = fake.fault {
-            disk[at] ^= 1;
-        }
-    }
-    let id = format!("disk-{}", fake.made.fetch_add(1, Ordering::SeqCst));
-    fake.disks.lock().unwrap().insert(id.clone(), disk);
-    HttpResponse::Created().json(json!({ "id": id }))
-}
-
-async fn export(request: HttpRequest, fake: Data<Fake>, name: Path<String>) -> HttpResponse {
-    assert!(allowed(&request));
-    let (id, format) = name.split_once('.').unwrap();
-    let mut bytes = fake.disks.lock().unwrap()[id].clone();
-    if format == "vhd" {
-        bytes.splice(0..0, VHD_HEAD.iter().copied());
-    }
-    let etag = format!("\"{name}\"");
-    let range = request.headers().get(header::RANGE).map(|range| range.to_str().unwrap().to_owned());
-    let Some(range) = range.filter(|_| fake.fault != Fault::NoRanges) else {
-        let whole = bytes.len() as u64;
-        if fake.fault == Fault::CutsExports {
-            bytes.truncate(bytes.len() / 2);
-        }
-        return send(HttpResponse::Ok(), etag, bytes, whole);
-    };
-    assert_eq!(text(&request, header::IF_RANGE), etag);
-    let from: usize = range.strip_prefix("bytes=").unwrap().strip_suffix('-').unwrap().parse().unwrap();
-    let total = bytes.len();
-    let shown = if fake.fault == Fault::RangeFromTooEarly { from - 1 } else { from };
-    let mut rest = bytes.split_off(shown);
-    if fake.fault == Fault::WrongRest {
-        rest.fill(7);
-    }
-    let mut answer = HttpResponse::PartialContent();
-    answer.insert_header((header::CONTENT_RANGE, format!("bytes {shown}-{}/{total}", total - 1)));
-    let len = rest.len() as u64;
-    send(answer, etag, rest, len)
-}
-
-fn send(mut answer: actix_web::HttpResponseBuilder, etag: String, bytes: Vec<u8>, len: u64) -> HttpResponse {
-    let pieces: Vec<_> =
-        bytes.chunks(100_000).map(|piece| Ok::<_, io::Error>(Bytes::copy_from_slice(piece))).collect();
-    answer.insert_header((header::ETAG, etag)).no_chunking(len).streaming(futures_util::stream::iter(pieces))
-}
-
-/// Starts the fake on a thread of its own. Answers its address, and what stops it.
-fn serve(fault: Fault) -> (String, impl Future<Output = ()>) {
-    let (started, starting) = mpsc::channel();
-    let thread = std::thread::spawn(move || {
-        actix_rt::System::new().block_on(async move {
-            let fake = Data::new(Fake { fault, disks: Arc::default(), made: Arc::default() });
-            let server = HttpServer::new(move || {
-                App::new()
-                    .app_data(fake.clone())
-                    .route("/rest/v0/srs", web::get().to(srs))
-                    .route("/rest/v0/srs/{sr}/vdis", web::post().to(import))
-                    .route("/rest/v0/vdis/{name}", web::get().to(export))
-            });
-            let server = server.workers(1).disable_signals().bind(("127.0.0.1", 0)).unwrap();
-            let address = server.addrs()[0];
-            let server = server.run();
-            started.send((format!("http://{address}"), server.handle())).unwrap();
-            server.await.unwrap();
-        });
-    });
-    let (base_url, handle) = starting.recv().unwrap();
-    let stop = async move {
-        handle.stop(false).await;
-        tokio::task::spawn_blocking(move || thread.join().unwrap()).await.unwrap();
-    };
-    (base_url, stop)
-}
-
 /// Runs the demo against a server with that fault. Also answers where it worked.
 async fn demo(fault: Fault) -> (Result<Report, DemoError>, PathBuf) {
     let (told, place) = oneshot::channel();
@@ -169,12 +31,18 @@ async fn every_step_is_done_and_every_byte_compared() {
     assert!(report.is_right());
     let text = report.to_string();
     let whole = SMALL.virtual_bytes;
-    let bytes: Vec<u64> = report.steps.iter().map(|step| step.took.bytes).collect();
-    let cut = whole / 100 * 40;
+    let bytes = report.steps.iter().map(|step| step.took.map(|took| took.bytes));
     let vhd = whole + VHD_HEAD.len() as u64;
-    assert_eq!(bytes, [whole, whole, vhd, vhd, whole, cut, whole - cut], "{text}");
-    assert_eq!(text.matches("  equal\n").count(), 3, "{text}");
-    assert!(text.contains(&format!("connection dropped at byte {cut}")), "{text}");
+    let xva = whole + XVA_HEAD.len() as u64;
+    let [cut, xva_cut] = [whole, xva].map(|bytes| bytes / 100 * 40);
+    let of_disks = [whole, whole, vhd, vhd, whole, cut, whole - cut].map(Some);
+    let of_vms = [xva, xva_cut, xva - xva_cut, xva, whole].map(Some);
+    let expected: Vec<_> = of_disks.into_iter().chain([None]).chain(of_vms).collect();
+    assert_eq!(bytes.collect::<Vec<_>>(), expected, "{text}");
+    assert_eq!(text.matches("  equal\n").count(), 5, "{text}");
+    for cut in [cut, xva_cut] {
+        assert!(text.contains(&format!("connection dropped at byte {cut}\n")), "{text}");
+    }
     assert!(text.contains("Every byte was equal."), "{text}");
     assert!(!place.exists(), "the temporary directory is gone");
 }
@@ -182,13 +50,15 @@ async fn every_step_is_done_and_every_byte_compared() {
 #[tokio::test]
 async fn one_changed_byte_is_found_and_its_place_named() {
     let at = 13_000_001;
-    let (done, place) = demo(Fault::FlipsAByteOfTheCopy(at)).await;
-    let report = done.unwrap();
-    assert!(!report.is_right());
-    let text = report.to_string();
-    assert!(text.contains(&format!("DIFFERS at byte {at}")), "{text}");
-    assert_eq!(text.matches("  equal\n").count(), 2, "{text}");
-    assert!(!place.exists());
+    for fault in [Fault::FlipsAByteOfTheCopy(at), Fault::FlipsAByteOfTheVm(at)] {
+        let (done, place) = demo(fault).await;
+        let report = done.unwrap();
+        assert!(!report.is_right(), "{fault:?}");
+        let text = report.to_string();
+        assert!(text.contains(&format!("DIFFERS at byte {at}, in")), "{text}");
+        assert_eq!(text.matches("  equal\n").count(), 4, "{text}");
+        assert!(!place.exists());
+    }
 }
 
 #[tokio::test]
@@ -197,6 +67,13 @@ async fn a_resumed_download_with_other_bytes_is_found() {
     let cut = SMALL.virtual_bytes / 100 * 40;
     assert!(!report.is_right());
     assert!(report.to_string().contains(&format!("DIFFERS at byte {cut}")), "{report}");
+}
+
+#[tokio::test]
+async fn an_xva_that_comes_out_another_way_the_second_time_is_found() {
+    let report = demo(Fault::OtherXva).await.0.unwrap();
+    assert!(!report.is_right());
+    assert!(report.to_string().contains("DIFFERS at byte 5, in"), "{report}");
 }
 
 #[tokio::test]
@@ -209,6 +86,11 @@ async fn what_the_server_does_not_keep_of_its_promises_ends_the_demo() {
         ),
         (Fault::NoSpace, "cannot import the .raw: the server answered 507 Insufficient Storage: {\"code\""),
         (Fault::CutsExports, "cannot export the .raw: "),
+        (
+            Fault::NeverKnowsItsLength,
+            "cannot export the .xva again: expected content-length, found no such header",
+        ),
+        (Fault::LosesTheDisk, "cannot find the VM's disk: expected one disk, found []"),
     ] {
         let (done, place) = demo(fault).await;
         let error = done.unwrap_err().to_string();
@@ -238,7 +120,7 @@ async fn a_data_directory_that_was_given_is_kept_with_the_files() {
     let report =
         perform(Some(data.clone()), &SMALL, |_| async { Ok((service, stop)) }, pending).await.unwrap();
     assert!(report.to_string().contains(&format!("Kept in {}", data.display())));
-    for name in ["sample.raw", "export.vhd", "resumed.raw"] {
+    for name in ["sample.raw", "export.vhd", "resumed.raw", "export.xva", "resumed.xva"] {
         assert!(data.join("demo").join(name).exists(), "{name}");
     }
     let same = check_file(&data.join("demo/resumed.raw"), Some(&data.join("demo/sample.raw"))).unwrap();
