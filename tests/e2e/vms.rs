@@ -6,7 +6,7 @@ use crate::support::MIB;
 use crate::support::curl::Curl;
 use crate::support::disk::noise;
 use crate::support::http::{Request, Response};
-use crate::support::server::{Server, created, gantry};
+use crate::support::server::{Server, Setup, created, gantry};
 use crate::support::stream::{events, subscribe};
 
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
@@ -451,6 +451,35 @@ fn a_vbd_goes_with_its_disk() {
     delete(&server, &format!("vdis/{one}"));
     gone(&server, &format!("vbds/{}", vbds[0]));
     assert_eq!(get(&server, &format!("vms/{id}"))["$VBDs"], json!(vbds[1..]));
+}
+
+#[test]
+fn disks_of_a_read_only_sr_are_not_snapshot_and_go_with_the_sr_when_it_is_forgotten() {
+    let server = Setup::default().config("[storage]\nsr_roots = [\"{scratch}/roots\"]").start();
+    let (folder, there) = (server.path("roots/sr"), "11111111-2222-4333-8444-555555555555");
+    std::fs::create_dir_all(&folder).expect("a folder can be made");
+    std::fs::write(folder.join(format!("{there}.raw")), noise(MIB as usize, 3)).expect("there is room");
+    let body = json!({"name_label": "attached", "path": folder, "read_only": true});
+    let sr = post(&server, "srs", &body).expect(201).json()["id"].as_str().expect("an id").to_owned();
+    let own = disk(&server, "own", 1);
+    let id = vm(&server, "vm", &[&own, there]);
+    let target = format!("vms/{id}/actions/snapshot");
+    let refusal = post(&server, &format!("{target}?sync"), &json!({})).refused(409..=409);
+    assert_eq!(refusal.code, "sr_read_only");
+    let task = post(&server, &target, &json!({})).expect(202).json()["taskId"].clone();
+    let ended = server.task_ended(task.as_str().expect("a task"));
+    assert_eq!(ended["status"], "failure", "{ended:#}");
+    assert!(ended["result"]["message"].as_str().is_some_and(|text| text.contains("read-only")), "{ended:#}");
+    assert_eq!((get(&server, "vm-snapshots"), get(&server, "vdi-snapshots")), (json!([]), json!([])));
+
+    let (mut stream, connection) = events(&server);
+    subscribe(&server, &connection, json!({"collection": "VM", "fields": ["$VBDs"]}));
+    let vbds = texts(&get(&server, &format!("vms/{id}"))["$VBDs"]);
+    post(&server, &format!("srs/{sr}/actions/forget"), &json!({})).expect(204);
+    stream.event_where("update", "VM", |vm| vm["$VBDs"] == json!(vbds[..1]));
+    gone(&server, &format!("vbds/{}", vbds[1]));
+    delete(&server, &format!("vms/{id}"));
+    server.assert_empty("a VM that was deleted");
 }
 
 #[test]
