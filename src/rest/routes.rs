@@ -415,8 +415,8 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
         ("POST", ["vdis" | "srs" | "vms" | "vbds"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
         ("POST", ["tasks" | "srs" | "vdis", _, "actions", _] | ["events", _, "subscriptions"]) => true,
-        ("POST", [name, _, "actions", _]) => Collection::named(name).is_some_and(Collection::holds_vms),
         ("PATCH", ["tasks", _]) => true,
+        ("POST", [name, _, "actions", _]) => Collection::named(name).is_some_and(Collection::holds_vms),
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,
     }

@@ -140,7 +140,7 @@ fn check_size(name: &str, size: u64) -> Result<(), ApiError> {
         .map_err(|error| ApiError::invalid(format!("body.{name}"), error.to_string(), Some(size.into())))
 }
 
-/// Refuses a text that is too long to be kept with an object.
+/// Refuses a text that is too long to be kept.
 ///
 /// # Errors
 /// 422.

@@ -214,12 +214,13 @@ pub async fn act(
     caller.require(Capability::Import, Some(id), collection.kind())?;
     let sync = Query::of(&request)?.flag("sync")?;
     let object = seen(&app, &caller, collection, id, "snapshot").await?;
-    let name_label = params.text("name_label")?.unwrap_or_else(|| {
+    let name_label = params.text("name_label")?;
+    check_text("name_label", name_label.as_deref())?;
+    params.nothing_else()?;
+    let name_label = name_label.unwrap_or_else(|| {
         let name = object.get("name_label").and_then(Value::as_str).unwrap_or_default();
         format!("{name}_{:.3}", jiff::Timestamp::now())
     });
-    check_text("name_label", Some(&name_label))?;
-    params.nothing_else()?;
     let new = NewSnapshot { vm: parsed(collection, id)?, id: VmId::random(), name_label };
     let snapshot = new.id;
     let owner = caller.user().to_string();

@@ -14,6 +14,7 @@ use crate::disk::io_pool::IoPoolError;
 use crate::ids::VmId;
 
 use super::admission::{self, TurnError};
+use super::import::{ImportError, failure};
 
 /// The kind of these jobs. One that was cut by the end of its server has been done or not; the next server does not
 /// do it again.
@@ -92,9 +93,12 @@ pub async fn submit(
             }
             let taken = store.snapshot_vm(new.vm, new.id, new.name_label).await;
             taken.map(|()| json!({ "id": new.id })).map_err(|error| {
-                let failure = JobFailure::new("SnapshotError", "snapshot_failed", error.to_string());
-                *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
-                failure
+                let error = ImportError::Store(error);
+                let failed = JobFailure { name: "SnapshotError".into(), ..failure(&error) };
+                if let ImportError::Store(error) = error {
+                    *told.lock().unwrap_or_else(PoisonError::into_inner) = Some(error);
+                }
+                failed
             })
         })
         .await?;

@@ -1,12 +1,15 @@
 //! VMs of the local store: made of disks, read, changed, snapshot, taken apart: rest-v0.md §5 to §8, §10 and §13.
 
+mod rights;
+mod snapshots;
+
 use serde_json::{Value, json};
 
 use crate::support::MIB;
 use crate::support::curl::Curl;
 use crate::support::disk::noise;
-use crate::support::http::{Request, Response};
-use crate::support::server::{Server, created, gantry};
+use crate::support::http::Response;
+use crate::support::server::{Server, created};
 use crate::support::stream::{events, subscribe};
 
 const NOBODY: &str = "00000000-0000-4000-8000-000000000000";
@@ -242,115 +245,6 @@ fn names_and_tags_of_vms_and_snapshots_change_in_both_spellings_and_stay() {
 }
 
 #[test]
-fn a_snapshot_is_taken_at_once_with_its_disks_and_survives_a_restart() {
-    let mut server = Server::start();
-    let (first, second) = (disk(&server, "one", 1), disk(&server, "two", 2));
-    let id = vm(&server, "vm", &[&first, &second]);
-    let taken = snapshot(&server, &id, "before");
-    let object = get(&server, &format!("vm-snapshots/{taken}"));
-    has_every_member_of_a_vm(&object);
-    has(&object, "snapshot_time", Value::is_u64);
-    assert_eq!((&object["type"], &object["$snapshot_of"]), (&json!("VM-snapshot"), &json!(id)));
-    assert_eq!((&object["name_label"], &object["snapshots"]), (&json!("before"), &json!([])));
-    assert_eq!(get(&server, &format!("vms/{id}"))["snapshots"], json!([taken]));
-    let links = texts(&get(&server, &format!("vm-snapshots/{taken}/vdis")));
-    assert_eq!(links.len(), 2);
-    let check = |server: &Server| {
-        for (link, (origin, seed)) in links.iter().zip([(&first, 1), (&second, 2)]) {
-            let shown = server.json(link);
-            assert_eq!((&shown["type"], &shown["$snapshot_of"]), (&json!("VDI-snapshot"), &json!(origin)));
-            assert_eq!(get(server, &format!("vdis/{origin}"))["snapshots"], json!([shown["id"]]));
-            let bytes = server.get(&format!("{link}.raw")).expect(200).body;
-            assert!(bytes == noise(MIB as usize, seed), "the disk as it was");
-        }
-    };
-    check(&server);
-    server.kill();
-    server.start_again();
-    check(&server);
-    assert_eq!(get(&server, &format!("vm-snapshots/{taken}")), object);
-}
-
-#[test]
-fn a_snapshot_is_a_task_unless_its_end_is_waited_for() {
-    let server = Server::start();
-    let id = vm(&server, "vm", &[&disk(&server, "d", 1)]);
-    let target = format!("/rest/v0/vms/{id}/actions/snapshot");
-    let answer = server.request("POST", &target).send().expect(202);
-    let task = answer.json()["taskId"].as_str().expect("a task").to_owned();
-    assert_eq!(answer.head.need("Location"), format!("/rest/v0/tasks/{task}"));
-    assert_eq!(answer.json(), json!({"taskId": task}));
-    let ended = server.task_ended(&task);
-    assert_eq!(ended["status"], "success", "{ended:#}");
-    assert_eq!(
-        (&ended["properties"]["type"], &ended["properties"]["objectId"]),
-        (&json!("vm.snapshot"), &json!(id))
-    );
-    let taken = ended["result"]["id"].as_str().expect("an id").to_owned();
-    let name = get(&server, &format!("vm-snapshots/{taken}"))["name_label"].clone();
-    let date =
-        name.as_str().and_then(|name| name.strip_prefix("vm_")).expect("the VM's name and a date").to_owned();
-    assert!(date.len() == 24 && date.ends_with('Z') && date.as_bytes()[10] == b'T', "{date}");
-    let form = server.request("POST", &format!("{target}?sync=true"));
-    let form = form.header("Content-Type", "application/x-www-form-urlencoded").body("name_label=by+form");
-    let by_form = created(&form.send(), "vm-snapshots");
-    assert_eq!(get(&server, &format!("vm-snapshots/{by_form}"))["name_label"], "by form");
-    assert_eq!(get(&server, &format!("vms/{id}"))["snapshots"], json!([taken, by_form]), "oldest first");
-    let tasks = get(&server, &format!("vms/{id}/tasks?fields=id"));
-    assert_eq!(tasks.as_array().map(Vec::len), Some(2));
-}
-
-#[test]
-fn requests_with_a_key_make_a_vm_and_a_snapshot_once() {
-    let server = Server::start();
-    let vdi = disk(&server, "d", 1);
-    let with_key = |target: &str, body: &Value| {
-        server.request("POST", target).header("Idempotency-Key", "once").json(body).send()
-    };
-    let body = json!({"name_label": "vm", "vdis": [vdi]});
-    let made = || created(&with_key("/rest/v0/vms", &body), "vms");
-    let id = made();
-    assert_eq!(made(), id);
-    let target = format!("/rest/v0/vms/{id}/actions/snapshot");
-    let asked = || with_key(&target, &json!({})).expect(202).json()["taskId"].clone();
-    let task = asked();
-    server.task_ended(task.as_str().expect("a task"));
-    assert_eq!(asked(), task);
-    assert_eq!(texts(&get(&server, "vms")).len(), 1);
-    assert_eq!(texts(&get(&server, "vm-snapshots")).len(), 1);
-}
-
-#[test]
-fn what_cannot_be_done_to_a_vm_is_not_listed_and_says_why() {
-    let server = Server::start();
-    let id = vm(&server, "vm", &[]);
-    let taken = snapshot(&server, &id, "s");
-    for name in [id.as_str(), "_"] {
-        let links = texts(&get(&server, &format!("vms/{name}/actions")));
-        assert_eq!(links, [format!("/rest/v0/vms/{name}/actions/snapshot")]);
-        let schema = get(&server, &format!("vms/{name}/actions/snapshot"));
-        assert_eq!(schema["params"]["name_label"], json!({"type": "string", "optional": true}));
-    }
-    assert_eq!(get(&server, &format!("vm-snapshots/{taken}/actions")), json!([]));
-    gone(&server, &format!("vms/{NOBODY}/actions"));
-    gone(&server, "vms/_/actions/start");
-    for (target, why) in [
-        (format!("vms/{id}/actions/start"), "does not run"),
-        (format!("vms/{id}/actions/clean_shutdown"), "does not run"),
-        (format!("vm-snapshots/{taken}/actions/snapshot"), "snapshot or a template"),
-    ] {
-        let refusal = post(&server, &target, &json!({})).refused(404..=404);
-        assert_eq!(refusal.code, "no_such_action");
-        assert!(refusal.text.contains(why), "{}", refusal.text);
-    }
-    post(&server, &format!("vms/{NOBODY}/actions/snapshot"), &json!({})).refused(404..=404);
-    post(&server, &format!("vms/{taken}/actions/snapshot"), &json!({})).refused(404..=404);
-    post(&server, &format!("vms/{id}/actions/snapshot"), &json!({"name_label": 5})).refused(422..=422);
-    post(&server, &format!("vms/{id}/actions/snapshot"), &json!({"nonsense": 5})).refused(422..=422);
-    assert_eq!(get(&server, &format!("vms/{id}"))["snapshots"], json!([taken]));
-}
-
-#[test]
 fn the_disks_of_a_vm_are_a_collection_with_links_to_the_disks() {
     let server = Server::start();
     let (one, two) = (disk(&server, "one", 1), disk(&server, "two", 2));
@@ -385,19 +279,6 @@ fn deleting_a_vm_takes_its_snapshots_and_the_disks_that_no_other_vm_uses() {
     server.request("DELETE", &format!("/rest/v0/vms/{id}")).send().refused(404..=404);
     delete(&server, &format!("vms/{other}"));
     server.assert_empty("VMs that were deleted");
-}
-
-#[test]
-fn deleting_a_snapshot_leaves_the_vm_and_its_disks() {
-    let server = Server::start();
-    let vdi = disk(&server, "d", 1);
-    let id = vm(&server, "vm", &[&vdi]);
-    let taken = snapshot(&server, &id, "s");
-    delete(&server, &format!("vm-snapshots/{taken}"));
-    assert_eq!(get(&server, "vdi-snapshots"), json!([]));
-    assert_eq!(get(&server, &format!("vms/{id}"))["snapshots"], json!([]));
-    assert_eq!(get(&server, &format!("vdis/{vdi}"))["snapshots"], json!([]));
-    assert!(server.export_bytes(&vdi, "raw") == noise(MIB as usize, 1));
 }
 
 #[test]
@@ -496,86 +377,6 @@ fn subscribers_hear_of_vms_and_vbds_as_they_come_change_and_go() {
     delete(&server, &format!("vms/{id}"));
     assert_eq!(again.event_where("remove", "VM", |_| true)["id"], json!(id));
     stream.event_where("remove", "VM-snapshot", |data| data["id"] == json!(taken));
-}
-
-/// A new user's token, limited to these objects.
-fn limited(server: &Server, user: &str, arguments: &[&str]) -> String {
-    let run = |words: &[&str]| {
-        let output = gantry(words).arg("--data").arg(server.data()).output().expect("the program runs");
-        assert!(output.status.success(), "{output:?}");
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
-    };
-    run(&["user", "add", user, "--role", "operator"]);
-    run(&[&["token", "create", "--user", user], arguments].concat())
-}
-
-fn by(server: &Server, token: &str, method: &str, target: &str) -> Request {
-    let cookie = format!("authenticationToken={token}");
-    server.request(method, &format!("/rest/v0/{target}")).anonymous().header("Cookie", &cookie)
-}
-
-#[test]
-fn a_limited_token_sees_its_vms_and_those_whose_disks_all_lie_in_its_srs() {
-    let server = Server::start();
-    let second = post(&server, "srs", &json!({"name_label": "second"})).expect(201).json();
-    let second = second["id"].as_str().expect("an id");
-    let empty = json!({"srId": second, "virtual_size": MIB});
-    let elsewhere = created(&post(&server, "vdis", &empty), "vdis");
-    let (here, more) = (disk(&server, "here", 1), disk(&server, "more", 2));
-    let (inside, across) = (vm(&server, "inside", &[&here]), vm(&server, "across", &[&more, &elsewhere]));
-    let link = |id: &str| format!("/rest/v0/vms/{id}");
-
-    let of_sr = limited(&server, "ann", &["--sr", server.sr()]);
-    let ask = |method: &str, target: &str| by(&server, &of_sr, method, target);
-    assert_eq!(texts(&ask("GET", "vms").send().expect(200).json()), [link(&inside)]);
-    let vbds = ask("GET", "vbds?fields=VM").send().expect(200).json();
-    assert!(vbds.as_array().expect("an array").iter().all(|vbd| vbd["VM"] == json!(inside)), "{vbds}");
-    ask("GET", &format!("vms/{across}")).send().refused(403..=403);
-    ask("GET", &format!("vms/{across}/vdis")).send().refused(403..=403);
-    ask("DELETE", &format!("vms/{across}")).send().refused(403..=403);
-    ask("PATCH", &format!("vms/{across}")).json(&json!({"name_label": "x"})).send().refused(403..=403);
-    ask("POST", &format!("vms/{across}/actions/snapshot")).json(&json!({})).send().refused(403..=403);
-    let body = json!({"name_label": "x", "vdis": [elsewhere]});
-    ask("POST", "vms").json(&body).send().refused(403..=403);
-    let body = json!({"VM": inside, "VDI": elsewhere});
-    ask("POST", "vbds").json(&body).send().refused(403..=403);
-    ask("POST", &format!("vms/{inside}/actions/snapshot?sync")).json(&json!({})).send().expect(201);
-    ask("DELETE", &format!("vms/{inside}")).send().expect(204);
-
-    let of_vm = limited(&server, "bob", &["--object", &across]);
-    let ask = |method: &str, target: &str| by(&server, &of_vm, method, target);
-    assert_eq!(texts(&ask("GET", "vms").send().expect(200).json()), [link(&across)]);
-    assert_eq!(texts(&ask("GET", "vbds").send().expect(200).json()).len(), 2, "parts of what it sees");
-    assert_eq!(ask("GET", &format!("vms/{across}/vdis")).send().expect(200).json(), json!([]));
-    ask("PATCH", &format!("vms/{across}")).json(&json!({"name_label": "x"})).send().expect(204);
-    ask("DELETE", &format!("vms/{across}")).send().refused(403..=403);
-    assert_eq!(get(&server, &format!("vms/{across}"))["name_label"], "x");
-}
-
-#[test]
-fn a_viewer_reads_vms_and_changes_nothing() {
-    let server = Server::start();
-    let vdi = disk(&server, "d", 1);
-    let id = vm(&server, "vm", &[&vdi]);
-    let run = |words: &[&str]| {
-        let output = gantry(words).arg("--data").arg(server.data()).output().expect("the program runs");
-        String::from_utf8(output.stdout).expect("text").trim().to_owned()
-    };
-    run(&["user", "add", "eve", "--role", "viewer"]);
-    let token = run(&["token", "create", "--user", "eve"]);
-    by(&server, &token, "GET", &format!("vms/{id}")).send().expect(200);
-    by(&server, &token, "GET", &format!("vms/{id}/vdis")).send().expect(200);
-    for (method, target) in [
-        ("POST", "vms".to_owned()),
-        ("POST", "vbds".to_owned()),
-        ("POST", format!("vms/{id}/actions/snapshot")),
-        ("PATCH", format!("vms/{id}")),
-        ("PUT", format!("vms/{id}/tags/x")),
-        ("DELETE", format!("vms/{id}")),
-    ] {
-        by(&server, &token, method, &target).send().refused(403..=403);
-    }
-    by(&server, "nonsense", "GET", "vms").send().refused(401..=401);
 }
 
 #[test]
