@@ -188,6 +188,6 @@ mod tests {
             assert_eq!(refused(other).code(), "xva_unknown_format", "{other:?}");
         }
         assert_eq!(refused(b"ova.xml\0\0\0").code(), "xva_truncated");
-        assert_eq!(refused(&[0x1F, 0x8B, 8, 0, 1]).code(), "gzip_truncated");
+        assert_eq!(refused(&[0x1F, 0x8B, 8, 0, 1]).code(), "compressed_truncated");
     }
 }
