@@ -135,7 +135,7 @@ fn read_any(stream: &[u8], cut: usize) -> ReadAny {
     for piece in stream.chunks(cut) {
         decoder.push(Bytes::copy_from_slice(piece));
         loop {
-            match decoder.next() {
+            match decoder.advance() {
                 Ok(ArchiveNext::Event(event)) => taken.take(event),
                 Ok(ArchiveNext::NeedsInput) => break,
                 Ok(ArchiveNext::NeedsWindow(bytes)) => {

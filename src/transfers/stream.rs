@@ -49,9 +49,9 @@ impl SourceError {
 /// A range of an export.
 pub enum ExportStream {
     /// As it is.
-    Plain(ChunkStream),
+    Plain(Box<ChunkStream>),
     /// In frames.
-    Compressed(FrameStream),
+    Compressed(Box<FrameStream>),
 }
 
 /// What a stream needs besides the export itself.
@@ -76,8 +76,10 @@ impl ExportStream {
         means: Means,
     ) -> Self {
         match (recorded, export.shape.compression) {
-            (Some(recorded), Some(_)) => Self::Compressed(FrameStream::open(export, recorded, range, means)),
-            _ => Self::Plain(plain(export, range, means)),
+            (Some(recorded), Some(_)) => {
+                Self::Compressed(Box::new(FrameStream::open(export, recorded, range, means)))
+            }
+            _ => Self::Plain(Box::new(plain(export, range, means))),
         }
     }
 

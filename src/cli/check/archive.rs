@@ -6,7 +6,7 @@ use super::compressed::damaged_frames;
 use super::report::{Note, Problem, Report};
 use super::source::{CheckError, Source};
 use super::stream::{Pieces, check_memory, compression};
-use crate::formats::frames::Sniffed;
+use crate::formats::frames::{MAX_WINDOW_BYTES, Sniffed};
 use crate::formats::xva::{
     ArchiveDecoder, ArchiveError, ArchiveNext, Quoted, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary,
 };
@@ -80,7 +80,7 @@ impl Survey {
         pieces: &mut Pieces<'_>,
     ) -> Result<Result<(), ArchiveError>, CheckError> {
         loop {
-            match decoder.next() {
+            match decoder.advance() {
                 Ok(ArchiveNext::Event(event)) => self.take(event, decoder.seen()),
                 Ok(ArchiveNext::NeedsWindow(_)) => decoder.grant_window(),
                 Ok(ArchiveNext::NeedsInput) => match pieces.next()? {

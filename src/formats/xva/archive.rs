@@ -136,7 +136,7 @@ impl ArchiveDecoder {
     ///
     /// # Errors
     /// Why the archive is refused.
-    pub fn next(&mut self) -> Result<ArchiveNext, ArchiveError> {
+    pub fn advance(&mut self) -> Result<ArchiveNext, ArchiveError> {
         loop {
             match self.decoder.next_event() {
                 Ok(Some(event)) => return Ok(ArchiveNext::Event(event)),
@@ -172,7 +172,7 @@ impl ArchiveDecoder {
     pub fn finish(mut self) -> Result<XvaSummary, ArchiveError> {
         if self.stream.is_none() {
             self.begin();
-            self.next()?;
+            self.advance()?;
         }
         if let Some((_, decompressor)) = &mut self.stream {
             // A decompressor of nothing takes its place for what is still asked of it.
@@ -190,7 +190,7 @@ mod tests {
     fn refused(bytes: &'static [u8]) -> ArchiveError {
         let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: 1 << 40 }, 1 << 20);
         decoder.push(Bytes::from_static(bytes));
-        match decoder.next() {
+        match decoder.advance() {
             Err(error) => error,
             Ok(ArchiveNext::NeedsInput) => decoder.finish().unwrap_err(),
             Ok(next) => panic!("{next:?}"),

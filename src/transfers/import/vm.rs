@@ -141,7 +141,7 @@ impl Taking {
             archive.push(piece);
             loop {
                 beat.renew();
-                match archive.next()? {
+                match archive.advance()? {
                     ArchiveNext::NeedsInput => break,
                     ArchiveNext::NeedsWindow(_) => {
                         self.wait_for_window(beat)?;
