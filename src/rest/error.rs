@@ -22,6 +22,7 @@ use crate::state::StateError;
 use crate::transfers::admission::{NotAdmitted, TurnError};
 use crate::transfers::import::ImportError;
 use crate::transfers::recipe::RecipeError;
+use crate::transfers::snapshot::SnapshotError;
 
 /// A parameter or a member of a body that cannot be taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -608,6 +609,15 @@ impl ResponseError for ApiError {
 impl From<LocalError> for ApiError {
     fn from(error: LocalError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<SnapshotError> for ApiError {
+    fn from(error: SnapshotError) -> Self {
+        match error {
+            SnapshotError::Turn(error) => error.into(),
+            SnapshotError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -8,16 +8,17 @@ use serde_json::{Value, json};
 use crate::auth::Capability;
 use crate::ids::VdiId;
 use crate::inventory::Collection;
-use crate::transfers::snapshot::{SnapshotError, begin_of_vdi};
+use crate::transfers::snapshot::{NewSnapshot, submit};
 
 use super::App;
 use super::JSON;
 use super::caller::Caller;
-use super::collections::existing;
+use super::collections::seen;
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::query::{Params, Query};
 use super::vdis::check_text;
+use super::vms::accepted;
 
 /// The actions, with their parameters.
 const ACTIONS: [&str; 1] = ["snapshot"];
@@ -57,18 +58,9 @@ pub async fn describe(
 async fn require_readable(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError> {
     caller.require(Capability::Read, Some(id), "vdi")?;
     if id != "_" {
-        let object = existing(app, Collection::Vdis, id).await?;
-        require_seen(caller, &object, id, "read")?;
+        seen(app, caller, Collection::Vdis, id, "read").await?;
     }
     Ok(())
-}
-
-fn require_seen(caller: &Caller, object: &Value, id: &str, action: &'static str) -> Result<(), ApiError> {
-    let sr = object.get("$SR").and_then(Value::as_str);
-    if caller.principal().sees(id, sr) {
-        return Ok(());
-    }
-    Err(ApiError::Forbidden { object: Some(id.into()), action, resource: "vdi" })
 }
 
 /// `POST /vdis/<id>/actions/<action>`.
@@ -104,26 +96,19 @@ async fn snapshot(
     let name_label = params.text("name_label")?;
     check_text("name_label", name_label.as_deref())?;
     params.nothing_else()?;
-    let object = existing(&app, Collection::Vdis, id).await?;
-    require_seen(&caller, &object, id, "snapshot")?;
+    seen(&app, &caller, Collection::Vdis, id, "snapshot").await?;
     let no_such = |_| ApiError::NoSuchObject { kind: "VDI", id: id.to_owned() };
     let (vdi, taken): (VdiId, _) = (id.parse().map_err(no_such)?, VdiId::random());
-    caller.makes(Made::Vdi(taken), None, || created(taken)).await?;
-    let owner = Some(caller.user().to_string());
-    let running = begin_of_vdi(&app.engine, &app.store, (vdi, taken), name_label, owner).await?;
-    let task = running.task();
-    caller.began(task).await?;
-    if !sync {
-        return Ok(HttpResponse::build(StatusCode::ACCEPTED)
-            .insert_header((LOCATION, format!("/rest/v0/tasks/{task}")))
-            .content_type(JSON)
-            .json(json!({ "taskId": task.to_string() })));
+    let new = NewSnapshot::Vdi { vdi, id: taken, name_label };
+    let submitted = submit(&app.engine, &app.store, new, &caller.user().to_string()).await?;
+    let task = submitted.task();
+    let answer = || if sync { created(taken) } else { accepted(task) };
+    caller.makes(Made::Vdi(taken), Some(task), answer).await?;
+    let begun = submitted.go();
+    if sync {
+        begun.taken(&app.engine, app.config.transfers.queue_wait.get()).await?;
     }
-    running.taken(&app.engine, app.config.transfers.queue_wait.get()).await.map_err(|error| match error {
-        SnapshotError::Turn(error) => ApiError::from(error),
-        SnapshotError::Store(error) => ApiError::from(error),
-    })?;
-    Ok(created(taken))
+    Ok(answer())
 }
 
 fn created(snapshot: VdiId) -> HttpResponse {

@@ -16,7 +16,7 @@ use crate::backends::local::NewVm;
 use crate::ids::{VdiId, VmId};
 use crate::inventory::Collection;
 use crate::transfers::recipe::ExportObject;
-use crate::transfers::vm_snapshot::{self, NewSnapshot, SnapshotError};
+use crate::transfers::snapshot::{NewSnapshot, submit};
 
 use super::App;
 use super::caller::Caller;
@@ -221,25 +221,22 @@ pub async fn act(
         let name = object.get("name_label").and_then(Value::as_str).unwrap_or_default();
         format!("{name}_{:.3}", jiff::Timestamp::now())
     });
-    let new = NewSnapshot { vm: parsed(collection, id)?, id: VmId::random(), name_label };
-    let snapshot = new.id;
-    let owner = caller.user().to_string();
-    let submitted = vm_snapshot::submit(&app.engine, &app.store, new, owner).await?;
+    let snapshot = VmId::random();
+    let new = NewSnapshot::Vm { vm: parsed(collection, id)?, id: snapshot, name_label };
+    let submitted = submit(&app.engine, &app.store, new, &caller.user().to_string()).await?;
     let task = submitted.task();
     let answer = || if sync { created(Collection::VmSnapshots, snapshot) } else { accepted(task) };
     caller.makes(Made::Vm(snapshot), Some(task), answer).await?;
     let begun = submitted.go();
     if sync {
         let patience = app.config.transfers.queue_wait.get();
-        begun.taken(&app.engine, patience).await.map_err(|error| match error {
-            SnapshotError::Turn(error) => ApiError::from(error),
-            SnapshotError::Store(error) => ApiError::from(error),
-        })?;
+        begun.taken(&app.engine, patience).await?;
     }
     Ok(answer())
 }
 
-fn accepted(task: JobId) -> HttpResponse {
+/// The answer to an action that goes on by itself.
+pub(super) fn accepted(task: JobId) -> HttpResponse {
     HttpResponse::build(StatusCode::ACCEPTED)
         .insert_header((LOCATION, format!("/rest/v0/tasks/{task}")))
         .content_type(JSON)

@@ -15,4 +15,3 @@ pub mod representation;
 pub mod resume;
 pub mod snapshot;
 pub mod stream;
-pub mod vm_snapshot;

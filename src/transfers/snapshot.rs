@@ -6,43 +6,80 @@ use std::time::Duration;
 use gantry_actors::{
     EngineError, EngineHandle, JobEnd, JobFailure, JobId, JobTicket, NewJob, TaskProperties,
 };
-use serde_json::{Value, json};
+use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::backends::local::{LocalError, LocalStore};
 use crate::disk::io_pool::IoPoolError;
-use crate::ids::VdiId;
+use crate::ids::{VdiId, VmId};
 
 use super::admission::{self, TurnError};
 use super::import::{ImportError, failure};
 
-/// The kind of the jobs that take a snapshot of a VDI.
+/// The kind of the jobs that take a snapshot of a VDI. One that was cut by the end of its server has been done or not; the
+/// next server does not do it again.
 pub const KIND: &str = "vdi.snapshot";
+/// As [`KIND`], of a VM.
+pub const VM_KIND: &str = "vm.snapshot";
 
-/// What a job that takes a snapshot is told of.
-#[derive(Debug, Clone)]
-pub struct SnapshotOrder {
-    /// The kind of the job, `vdi.snapshot` say.
-    pub kind: &'static str,
-    /// The type of the object, `VDI` say.
-    pub object_type: &'static str,
-    /// The object's id.
-    pub object_id: String,
-    /// Id of the user on whose behalf it is taken.
-    pub owner: Option<String>,
-    /// What is stored of the request.
-    pub spec: Value,
+/// A snapshot that is to be taken, under an id that is new.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NewSnapshot {
+    /// Of a disk; its name is the disk's unless given.
+    Vdi {
+        /// Of which.
+        vdi: VdiId,
+        /// The id of the snapshot.
+        id: VdiId,
+        /// Its name.
+        name_label: Option<String>,
+    },
+    /// Of a VM, with its disks.
+    Vm {
+        /// Of which.
+        vm: VmId,
+        /// The id of the snapshot.
+        id: VmId,
+        /// Its name.
+        name_label: String,
+    },
 }
 
-impl SnapshotOrder {
-    /// The order of a snapshot of a VDI, under an id that is new.
-    pub fn of_vdi(vdi: VdiId, snapshot: VdiId, name_label: Option<&str>, owner: Option<String>) -> Self {
-        Self {
-            kind: KIND,
-            object_type: "VDI",
-            object_id: vdi.to_string(),
-            owner,
-            spec: json!({ "vdi": vdi, "snapshot": snapshot, "name_label": name_label }),
+impl NewSnapshot {
+    fn job(&self, owner: &str) -> NewJob {
+        let (kind, object_type, object_id, spec) = match self {
+            Self::Vdi { vdi, id, name_label } => {
+                let spec = json!({ "vdi": vdi, "snapshot": id, "name_label": name_label });
+                (KIND, "VDI", vdi.to_string(), spec)
+            }
+            Self::Vm { vm, id, name_label } => {
+                let spec = json!({ "vm": vm, "snapshot": id, "name_label": name_label });
+                (VM_KIND, "VM", vm.to_string(), spec)
+            }
+        };
+        let properties = TaskProperties {
+            name: format!("Snapshot of {object_type} {object_id}"),
+            task_type: kind.into(),
+            user_id: Some(owner.into()),
+            object_id: Some(object_id),
+            object_type: Some(object_type.into()),
+            method: Some("POST".into()),
+            ..TaskProperties::default()
+        };
+        let mut job = NewJob::new(kind, properties);
+        job.owner = Some(owner.into());
+        job.spec = spec;
+        job
+    }
+
+    async fn take(self, store: &LocalStore) -> Result<String, LocalError> {
+        match self {
+            Self::Vdi { vdi, id, name_label } => {
+                store.snapshot_vdi_as(vdi, id, name_label).await.map(|id| id.to_string())
+            }
+            Self::Vm { vm, id, name_label } => {
+                store.snapshot_vm(vm, id, name_label).await.map(|()| id.to_string())
+            }
         }
     }
 }
@@ -58,13 +95,29 @@ pub enum SnapshotError {
     Store(#[from] LocalError),
 }
 
-impl From<EngineError> for SnapshotError {
-    fn from(error: EngineError) -> Self {
-        Self::Turn(error.into())
+/// A snapshot whose job is in the journal, and waits until it is let go; dropped before, it is not taken.
+#[derive(Debug)]
+pub struct Submitted {
+    ticket: JobTicket,
+    go: oneshot::Sender<()>,
+    refused: oneshot::Receiver<LocalError>,
+}
+
+impl Submitted {
+    /// Its task.
+    pub fn task(&self) -> JobId {
+        self.ticket.id()
+    }
+
+    /// Lets it begin when its turn comes.
+    pub fn go(self) -> RunningSnapshot {
+        // An error says that the job has ended already.
+        let _ = self.go.send(());
+        RunningSnapshot { ticket: self.ticket, refused: self.refused }
     }
 }
 
-/// A snapshot that is being taken. The job goes on without whoever holds this.
+/// A snapshot on its way. The job goes on without whoever holds this.
 #[derive(Debug)]
 pub struct RunningSnapshot {
     ticket: JobTicket,
@@ -72,11 +125,6 @@ pub struct RunningSnapshot {
 }
 
 impl RunningSnapshot {
-    /// The task under which it runs.
-    pub fn task(&self) -> JobId {
-        self.ticket.id()
-    }
-
     /// Waits for its turn, for `patience` at most, and its end.
     ///
     /// # Errors
@@ -93,65 +141,39 @@ impl RunningSnapshot {
                 Err(LocalError::Pool(IoPoolError::Panicked { message: failure.message }).into())
             }
             (JobEnd::Aborted, None) => Err(TurnError::Aborted.into()),
-            (JobEnd::Interrupted, None) => Err(EngineError::Draining.into()),
+            (JobEnd::Interrupted, None) => Err(TurnError::from(EngineError::Draining).into()),
         }
     }
 }
 
-/// Makes a job of the engine of what takes a snapshot: `take` answers the snapshot's id, which is the task's result.
+/// Makes the job of a snapshot.
 ///
 /// # Errors
 /// When the engine takes no job.
-pub async fn begin<Id: ToString + Send + 'static>(
-    engine: &EngineHandle,
-    order: SnapshotOrder,
-    take: impl Future<Output = Result<Id, LocalError>> + Send + 'static,
-) -> Result<RunningSnapshot, EngineError> {
-    let SnapshotOrder { kind, object_type, object_id, owner, spec } = order;
-    let properties = TaskProperties {
-        name: format!("Snapshot of {object_type} {object_id}"),
-        task_type: kind.into(),
-        user_id: owner.clone(),
-        object_id: Some(object_id),
-        object_type: Some(object_type.into()),
-        method: Some("POST".into()),
-        ..TaskProperties::default()
-    };
-    let mut new = NewJob::new(kind, properties);
-    new.owner = owner;
-    new.spec = spec;
-    let (tell, refused) = oneshot::channel();
-    let ticket = engine
-        .submit(new, move |_| async move {
-            match take.await {
-                Ok(id) => Ok(json!({ "id": id.to_string() })),
-                Err(error) => {
-                    let error = ImportError::Store(error);
-                    let failed = JobFailure { name: "SnapshotError".into(), ..failure(&error) };
-                    if let ImportError::Store(error) = error {
-                        // Nobody may be waiting.
-                        drop(tell.send(error));
-                    }
-                    Err(failed)
-                }
-            }
-        })
-        .await?;
-    Ok(RunningSnapshot { ticket, refused })
-}
-
-/// Takes a snapshot of a VDI by a job of the engine.
-///
-/// # Errors
-/// When the engine takes no job.
-pub async fn begin_of_vdi(
+pub async fn submit(
     engine: &EngineHandle,
     store: &LocalStore,
-    (vdi, snapshot): (VdiId, VdiId),
-    name_label: Option<String>,
-    owner: Option<String>,
-) -> Result<RunningSnapshot, EngineError> {
-    let order = SnapshotOrder::of_vdi(vdi, snapshot, name_label.as_deref(), owner);
-    let store = store.clone();
-    begin(engine, order, async move { store.snapshot_vdi_as(vdi, snapshot, name_label).await }).await
+    new: NewSnapshot,
+    owner: &str,
+) -> Result<Submitted, EngineError> {
+    let (go, gate) = oneshot::channel::<()>();
+    let (tell, refused) = oneshot::channel();
+    let (job, store) = (new.job(owner), store.clone());
+    let work = move |_| async move {
+        if gate.await.is_err() {
+            let message = "the request for the snapshot ended before it had begun";
+            return Err(JobFailure::new("SnapshotError", "client_gone", message));
+        }
+        new.take(&store).await.map(|id| json!({ "id": id })).map_err(|error| {
+            let error = ImportError::Store(error);
+            let failed = JobFailure { name: "SnapshotError".into(), ..failure(&error) };
+            if let ImportError::Store(error) = error {
+                // Nobody may be waiting.
+                drop(tell.send(error));
+            }
+            failed
+        })
+    };
+    let ticket = engine.submit(job, work).await?;
+    Ok(Submitted { ticket, go, refused })
 }
