@@ -5,6 +5,9 @@ use bytes::Bytes;
 use super::{Rule, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary};
 use crate::formats::frames::{Decompressor, FrameError, Next, SNIFF_BYTES, Sniffed, sniff};
 
+/// As many of its first bytes are told of what is no archive.
+const QUOTED_BYTES: usize = 16;
+
 /// Why an archive is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum ArchiveError {
@@ -60,7 +63,7 @@ pub enum ArchiveNext {
 /// at the end of the input call [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct ArchiveDecoder {
-    /// The first bytes, while there are too few to tell.
+    /// The first bytes, while there are too few to tell; then the first bytes of what they unpack to.
     first: Vec<u8>,
     decompressor: Option<Decompressor>,
     compression: Sniffed,
@@ -135,18 +138,16 @@ impl ArchiveDecoder {
     /// Why the archive is refused.
     pub fn next(&mut self) -> Result<ArchiveNext, ArchiveError> {
         loop {
-            let position = self.decoder.position();
             match self.decoder.next_event() {
                 Ok(Some(event)) => return Ok(ArchiveNext::Event(event)),
                 Ok(None) => {}
-                Err(error) => return Err(self.refusal(position, error)),
+                Err(error) => return Err(self.refusal(error)),
             }
             let Some(decompressor) = &mut self.decompressor else { return Ok(ArchiveNext::NeedsInput) };
             match decompressor.next_chunk()? {
                 Next::Chunk(chunk) => {
-                    if position == 0 && self.first.is_empty() {
-                        self.first = chunk.iter().take(16).copied().collect();
-                    }
+                    let missing = QUOTED_BYTES.saturating_sub(self.first.len());
+                    self.first.extend(chunk.iter().take(missing));
                     self.decoder.push(chunk);
                 }
                 Next::NeedsInput => return Ok(ArchiveNext::NeedsInput),
@@ -156,9 +157,9 @@ impl ArchiveDecoder {
     }
 
     /// What does not even begin as a tar header is told as what it is: something else.
-    fn refusal(&self, position: u64, error: XvaError) -> ArchiveError {
+    fn refusal(&self, error: XvaError) -> ArchiveError {
         let no_header = matches!(&error, XvaError::Member { rule: Rule::T2, offset, .. } if *offset < 512);
-        if position == 0 && no_header && self.compression == Sniffed::Plain {
+        if no_header && self.compression == Sniffed::Plain {
             let found = self.first.iter().map(|byte| format!("{byte:02x}")).collect();
             return ArchiveError::Unknown { found };
         }
