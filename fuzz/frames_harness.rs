@@ -65,7 +65,12 @@ pub fn frames(input: &[u8]) {
     let whole = read(sniffed, stream, usize::MAX);
     for cut in [1, usize::from(choice) / 3 + 2] {
         let pieces = read(sniffed, stream, cut);
-        assert!(whole.0 == pieces.0, "{} and {} plain bytes", whole.0.len(), pieces.0.len());
+        // Of the block that is wrong, a part may have been given out, as it came.
+        let (short, long) =
+            if whole.0.len() < pieces.0.len() { (&whole, &pieces) } else { (&pieces, &whole) };
+        let may_differ = if whole.1.is_err() { 128 << 10 } else { 0 };
+        let surplus = long.0.len() - short.0.len();
+        assert!(long.0.starts_with(&short.0) && surplus <= may_differ, "{surplus} bytes more or less");
         let code = |end: &Result<(), FrameError>| end.as_ref().err().map(FrameError::code);
         assert_eq!(code(&whole.1), code(&pieces.1), "{:?} and {:?}", whole.1, pieces.1);
     }

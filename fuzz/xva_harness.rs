@@ -130,7 +130,7 @@ type ReadAny = Option<Result<(Document, Vec<Disk>, XvaSummary), (Taken, &'static
 
 /// Reads an archive in any compression in pieces of `cut` bytes.
 fn read_any(stream: &[u8], cut: usize) -> ReadAny {
-    let mut decoder = ArchiveDecoder::new(LIMITS);
+    let mut decoder = ArchiveDecoder::new(LIMITS, FREE_WINDOW_BYTES);
     let mut taken = Taken::default();
     for piece in stream.chunks(cut) {
         decoder.push(Bytes::copy_from_slice(piece));

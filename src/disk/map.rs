@@ -133,23 +133,31 @@ impl AllocationMap {
     /// The run that begins at `offset`, up to the next change or the disk's end; `None` from the end on.
     /// Costs one step per 64 granules of the run.
     pub fn extent_at(&self, offset: u64) -> Option<Extent> {
+        self.extent_within(offset, u64::MAX)
+    }
+
+    /// As [`Self::extent_at`], but `limit` bytes at most: where a run ends beyond them is not looked for.
+    pub fn extent_within(&self, offset: u64, limit: u64) -> Option<Extent> {
         if offset >= self.virtual_size {
             return None;
         }
         let granule = offset >> self.shift;
         let data = self.bit(granule);
-        let end = match self.next_change(granule, data) {
-            Some(change) => (change << self.shift).min(self.virtual_size),
-            None => self.virtual_size,
+        let last = offset.saturating_add(limit).min(self.virtual_size);
+        let end = match self.next_change(granule, last.div_ceil(1 << self.shift), data) {
+            Some(change) => (change << self.shift).min(last),
+            None => last,
         };
         Some(Extent { start: offset, length: end - offset, data })
     }
 
-    /// The first granule after `granule` whose bit is not `data`.
-    fn next_change(&self, granule: u64, data: bool) -> Option<u64> {
+    /// The first granule after `granule` whose bit is not `data`, unless it is one from `end` on, where it may be found
+    /// too.
+    fn next_change(&self, granule: u64, end: u64, data: bool) -> Option<u64> {
         let same = if data { u64::MAX } else { 0 };
         let first_word = granule / 64;
-        let words = self.words.iter().enumerate().skip(first_word as usize);
+        let count = usize::try_from(end.div_ceil(64).saturating_sub(first_word)).unwrap_or(usize::MAX);
+        let words = self.words.iter().enumerate().skip(first_word as usize).take(count);
         for (at, word) in words {
             let at = at as u64;
             let mut differing = word ^ same;
@@ -256,6 +264,10 @@ mod tests {
             let (mut at, mut before) = (0, None);
             for extent in map.extents() {
                 prop_assert_eq!(extent.start, at);
+                for limit in [1, 77_777, u64::MAX] {
+                    let part = Extent { length: extent.length.min(limit), ..extent };
+                    prop_assert_eq!(map.extent_within(at, limit), Some(part));
+                }
                 prop_assert_ne!(Some(extent.data), before);
                 for granule in extent.start / G..extent.end().div_ceil(G) {
                     prop_assert_eq!(bits[granule as usize], extent.data);

@@ -11,8 +11,9 @@ use bytes::Bytes;
 use crate::disk::io_pool::{IoPool, IoPoolError};
 use crate::formats::frames::{Compression, EncodeError, FrameEncoder};
 
-/// Places in the queue for each thread. Who finds none waits for one.
-const QUEUED_PER_THREAD: usize = 8;
+/// Places in the queue for each thread. More than there will be windows that have memory: who has to wait for a place
+/// may be given one while its sink is blocked, and keep it from the others.
+const QUEUED_PER_THREAD: usize = 1024;
 /// Number of frames of zeros that are kept. They differ in codec, level and length; few are in use at a time.
 const MAX_ZERO_FRAMES: usize = 64;
 

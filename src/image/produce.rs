@@ -97,6 +97,7 @@ impl ProduceError {
     pub fn code(&self) -> &'static str {
         match self {
             Self::Pool(IoPoolError::Stuck) => "storage_stuck",
+            Self::Encode(error) => error.code(),
             _ => "storage_error",
         }
     }

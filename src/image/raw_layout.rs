@@ -35,7 +35,7 @@ impl Layout for RawLayout {
 
 /// Up to `limit` bytes of the disk, cut where data and holes meet. Past the disk's end there are zeros.
 pub(super) fn disk_piece(map: &AllocationMap, offset: u64, limit: u64) -> Piece {
-    match map.extent_at(offset) {
+    match map.extent_within(offset, limit) {
         Some(extent) if extent.data => Piece::Disk { offset, len: extent.length.min(limit) },
         Some(extent) => Piece::Zeros(extent.length.min(limit)),
         None => Piece::Zeros(0),

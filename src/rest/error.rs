@@ -355,7 +355,7 @@ impl ApiError {
                 StatusCode::CONFLICT,
                 "content_changed",
                 format!(
-                    "the disk's content was replaced within the last 24 hours, so a part of it might be added to \
+                    "what this address gives was changed within the last 24 hours, so a part of it might be added to \
                      bytes of the old content: download from the beginning, or send If-Range with {etag} for the \
                      new content or with the tag of the old one"
                 ),

@@ -184,8 +184,11 @@ async fn serve(
     let range_header = headers.get("range").filter(|_| get && verdict == Verdict::Proceed);
     let range_header = range_header.and_then(|header| header.to_str().ok());
     let continues = range_header.is_some_and(ranges::continues);
-    if continues && changed && !preconditions::names_its_content(headers) {
-        return Err(ApiError::ContentChanged { etag });
+    if continues && !preconditions::names_its_content(headers) {
+        let other = changed || app.exports.has_older(caller.user(), &recipe, &etag);
+        if other {
+            return Err(ApiError::ContentChanged { etag });
+        }
     }
     let selection = match (range_header, len) {
         (Some(text), Some(len)) => ranges::select(text, len),
@@ -224,12 +227,12 @@ async fn serve(
         range: range.clone(),
         is_part: status == StatusCode::PARTIAL_CONTENT || waits_for_frames,
     };
-    let reader = app.exports.join(&asked).await?;
     if waits_for_frames {
-        // Leaving the transfer again makes it find out its length.
-        let retry_after = reader.sized_in().unwrap_or(FIRST_SIZING);
-        return Err(ApiError::NotFinalYet { task: reader.task().to_string(), retry_after });
+        let (task, left) = app.exports.find_length(&asked).await?;
+        let retry_after = left.unwrap_or(FIRST_SIZING);
+        return Err(ApiError::NotFinalYet { task: task.to_string(), retry_after });
     }
+    let reader = app.exports.join(&asked).await?;
     response.insert_header(("Gantry-Task", reader.task().to_string()));
     let source = Source { _recipe: recipe, export, recorded };
     let body = begin(&app, &request, source, reader, range, len.is_some()).await?;

@@ -59,7 +59,8 @@ CREATE INDEX vifs_of_network ON vifs (network_id);
 CREATE TRIGGER vbds_go_with_vdi AFTER DELETE ON vdis BEGIN
     DELETE FROM vbds WHERE vdi_id = OLD.id;
 END;
--- vms.changed_ms moves with whatever an export of the VM shows: its VBDs and VIFs, the names of its disks and networks.
+-- vms.changed_ms moves with whatever an export of the VM shows: its VBDs and VIFs, the names of its disks, SRs and
+-- networks.
 -- It always grows, also when a clock is set back.
 CREATE TRIGGER vm_changed_by_new_vbd AFTER INSERT ON vbds BEGIN
     UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER)) WHERE id = NEW.vm_id;
@@ -82,6 +83,10 @@ END;
 CREATE TRIGGER vm_changed_by_vdi AFTER UPDATE ON vdis BEGIN
     UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER))
     WHERE id IN (SELECT vm_id FROM vbds WHERE vdi_id = NEW.id);
+END;
+CREATE TRIGGER vm_changed_by_sr AFTER UPDATE ON srs BEGIN
+    UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER))
+    WHERE id IN (SELECT vm_id FROM vbds JOIN vdis ON vdis.id = vbds.vdi_id WHERE vdis.sr_id = NEW.id);
 END;
 CREATE TRIGGER vm_changed_by_network AFTER UPDATE ON networks BEGIN
     UPDATE vms SET changed_ms = max(changed_ms + 1, CAST(unixepoch('subsec') * 1000 AS INTEGER))

@@ -223,6 +223,12 @@ pub fn update_vm(db: &Connection, row: &VmRow, now_ms: i64) -> rusqlite::Result<
     Ok(())
 }
 
+/// Says that a VM with its devices is as it was made: nothing has been changed since.
+pub fn set_unchanged(db: &Connection, id: VmId) -> rusqlite::Result<()> {
+    db.execute("UPDATE vms SET changed_ms = created_ms WHERE id = ?1", [id.to_string()])?;
+    Ok(())
+}
+
 /// Removes a VM with its VBDs and VIFs; its disks and snapshots stay.
 pub fn delete_vm(db: &Connection, id: VmId) -> rusqlite::Result<()> {
     db.execute("DELETE FROM vms WHERE id = ?1", [id.to_string()])?;

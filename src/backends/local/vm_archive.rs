@@ -3,7 +3,7 @@
 use std::collections::BTreeSet;
 use std::sync::Arc;
 
-use crate::formats::xva::Value;
+use crate::formats::xva::{Record, Value};
 use crate::ids::{NetworkId, SrId, VdiId, VmId};
 use crate::state::disks::{self, ContentRow, SrRow, VdiRow};
 use crate::state::networks::{self, NetworkRow, VifRow};
@@ -54,6 +54,17 @@ impl PinnedVm {
         let of_disks = self.disks.iter().filter_map(|disk| disk.vdi.content_changed_ms).max();
         own.max(of_disks)
     }
+}
+
+/// The image of a suspended VM's memory, as its record names it.
+pub(super) fn suspend_image(record: &Record) -> Option<VdiId> {
+    let reference = record.get("suspend_VDI").and_then(Value::as_text)?;
+    reference.strip_prefix(VDI_REFERENCE)?.parse().ok()
+}
+
+/// Leads a record to another image.
+pub(super) fn set_suspend_image(record: &mut Record, image: VdiId) {
+    record.set("suspend_VDI", Value::text(format!("{VDI_REFERENCE}{image}")));
 }
 
 impl LocalStore {

@@ -12,6 +12,7 @@ use crate::state::{StateError, now_ms};
 
 use super::commit::to_its_end;
 use super::vbds::{POSITIONS, usable_disk};
+use super::vm_archive::{set_suspend_image, suspend_image};
 use super::{Chore, LocalError, LocalStore, ObjectChange, vm_records};
 
 /// A VM that is to be made of disks that are there.
@@ -91,6 +92,7 @@ impl LocalStore {
                 vms::insert_vbd(tx, &vbd)?;
                 changes.extend([ObjectChange::Vbd(vbd.id), ObjectChange::Vdi(*vdi)]);
             }
+            vms::set_unchanged(tx, new.id)?;
             Ok(Ok(((), changes)))
         })
         .await
@@ -245,9 +247,10 @@ impl Parts {
         Ok(Some(Self { vm, vbds: vms::vbds_of_vm(db, id)?, vifs: networks::vifs_of_vm(db, id)? }))
     }
 
-    /// Its disks: what lies in its CD drives is none.
+    /// Its disks, and the image of its memory if it is suspended; what lies in its CD drives is none.
     fn disks(&self) -> impl Iterator<Item = VdiId> {
-        self.vbds.iter().filter(|vbd| vbd.kind == VbdKind::Disk).filter_map(|vbd| vbd.vdi)
+        let attached = self.vbds.iter().filter(|vbd| vbd.kind == VbdKind::Disk).filter_map(|vbd| vbd.vdi);
+        attached.chain(suspend_image(&self.vm.record))
     }
 
     /// Everything that shows it.
@@ -291,6 +294,9 @@ impl Parts {
             changed_ms: now_ms,
             ..self.vm
         };
+        if let Some(image) = suspend_image(&self.vm.record).and_then(|image| taken.get(&image)) {
+            set_suspend_image(&mut self.vm.record, *image);
+        }
         vms::insert_vm(db, &self.vm)?;
         for vbd in &mut self.vbds {
             (vbd.id, vbd.vm) = (VbdId::random(), id);
@@ -303,6 +309,7 @@ impl Parts {
             (vif.id, vif.vm) = (VifId::random(), id);
             networks::insert_vif(db, vif)?;
         }
+        vms::set_unchanged(db, id)?;
         changes.extend(self.all());
         Ok(changes)
     }

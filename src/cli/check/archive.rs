@@ -6,7 +6,7 @@ use super::compressed::damaged_frames;
 use super::report::{Note, Problem, Report};
 use super::source::{CheckError, Source};
 use super::stream::{Pieces, check_memory, compression};
-use crate::formats::frames::Sniffed;
+use crate::formats::frames::{MAX_WINDOW_BYTES, Sniffed};
 use crate::formats::xva::{
     ArchiveDecoder, ArchiveError, ArchiveNext, Quoted, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary,
 };
@@ -14,8 +14,8 @@ use crate::formats::xva::{
 /// What is in an archive. It is read once, from its beginning up to the first fault.
 pub(super) fn examine(source: &Source) -> Result<Report, CheckError> {
     let mut report = Report::new(source, "xva");
-    // Nothing is stored, so there is no disk that is too large.
-    let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: u64::MAX });
+    // Nothing is stored, so there is no disk that is too large; and nobody else waits for the memory of a window.
+    let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: u64::MAX }, MAX_WINDOW_BYTES);
     let mut survey = Survey::default();
     let end = survey.read(&mut decoder, &mut Pieces::of(source))?;
     survey.count(decoder.seen());

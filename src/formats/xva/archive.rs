@@ -2,11 +2,11 @@
 
 use bytes::Bytes;
 
-use super::{Rule, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary};
+use super::{Quoted, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary, looks_like_tar};
 use crate::formats::frames::{Decompressor, FrameError, Next, SNIFF_BYTES, Sniffed, sniff};
 
-/// As many of its first bytes are told of what is no archive.
-const QUOTED_BYTES: usize = 16;
+/// Length of a tar header.
+const TAR_HEADER_BYTES: usize = 512;
 
 /// Why an archive is refused.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -19,11 +19,12 @@ pub enum ArchiveError {
     Frames(#[from] FrameError),
     /// It is no archive at all.
     #[error(
-        "this is no XVA: byte 0 begins neither a tar header of ova.xml nor a gzip member nor a zstd frame, but {found}"
+        "this is no XVA: at byte 0 there is neither the tar header of an ova.xml nor a gzip member nor a zstd frame, \
+         but {found}"
     )]
     Unknown {
-        /// Its first bytes, as hexadecimal digits.
-        found: String,
+        /// Its first bytes.
+        found: Quoted,
     },
 }
 
@@ -63,32 +64,31 @@ pub enum ArchiveNext {
 /// at the end of the input call [`finish`](Self::finish).
 #[derive(Debug)]
 pub struct ArchiveDecoder {
-    /// The first bytes, while there are too few to tell; then the first bytes of what they unpack to.
+    /// The first bytes, while there are too few to tell how it is compressed.
     first: Vec<u8>,
-    decompressor: Option<Decompressor>,
-    compression: Sniffed,
+    stream: Option<(Sniffed, Decompressor)>,
+    /// The first bytes of what is not compressed, up to a tar header's length.
+    head: Vec<u8>,
     decoder: XvaDecoder,
+    free_window_bytes: u64,
 }
 
 impl ArchiveDecoder {
-    /// A decoder that refuses archives which demand more than `limits`.
-    pub fn new(limits: XvaLimits) -> Self {
-        Self {
-            first: Vec::new(),
-            decompressor: None,
-            compression: Sniffed::Plain,
-            decoder: XvaDecoder::new(limits),
-        }
+    /// A decoder that refuses archives which demand more than `limits`, and asks before it takes a window of more than
+    /// `free_window_bytes`.
+    pub fn new(limits: XvaLimits, free_window_bytes: u64) -> Self {
+        let decoder = XvaDecoder::new(limits);
+        Self { first: Vec::new(), stream: None, head: Vec::new(), decoder, free_window_bytes }
     }
 
     /// How it is compressed, as soon as that is known.
     pub fn compression(&self) -> Option<Sniffed> {
-        self.decompressor.as_ref().map(|_| self.compression)
+        self.stream.as_ref().map(|(compression, _)| *compression)
     }
 
     /// Adds bytes to the input. Best done when more is needed: only then nothing is copied.
     pub fn push(&mut self, input: Bytes) {
-        if let Some(decompressor) = &mut self.decompressor {
+        if let Some((_, decompressor)) = &mut self.stream {
             return decompressor.push(input);
         }
         self.first.extend_from_slice(&input);
@@ -97,17 +97,17 @@ impl ArchiveDecoder {
         }
     }
 
-    fn begin(&mut self) -> &mut Decompressor {
+    fn begin(&mut self) {
         let first = std::mem::take(&mut self.first);
-        self.compression = sniff(&first).unwrap_or(Sniffed::Plain);
-        let decompressor = self.decompressor.insert(Decompressor::new(self.compression));
+        let compression = sniff(&first).unwrap_or(Sniffed::Plain);
+        let mut decompressor = Decompressor::with_free_window(compression, self.free_window_bytes);
         decompressor.push(first.into());
-        decompressor
+        self.stream = Some((compression, decompressor));
     }
 
     /// Number of bytes of the input that were used so far.
     pub fn position(&self) -> u64 {
-        self.decompressor.as_ref().map_or(0, Decompressor::position)
+        self.stream.as_ref().map_or(0, |(_, decompressor)| decompressor.position())
     }
 
     /// Number of bytes of the uncompressed archive that were used so far.
@@ -117,7 +117,7 @@ impl ArchiveDecoder {
 
     /// Number of frames or members that were read to their end; 0 of what is not compressed.
     pub fn frames(&self) -> u64 {
-        self.decompressor.as_ref().map_or(0, Decompressor::frames)
+        self.stream.as_ref().map_or(0, |(_, decompressor)| decompressor.frames())
     }
 
     /// What was seen up to now.
@@ -127,7 +127,7 @@ impl ArchiveDecoder {
 
     /// Lets the decompressor take the memory of the window that it has asked for.
     pub fn grant_window(&mut self) {
-        if let Some(decompressor) = &mut self.decompressor {
+        if let Some((_, decompressor)) = &mut self.stream {
             decompressor.grant_window();
         }
     }
@@ -143,11 +143,11 @@ impl ArchiveDecoder {
                 Ok(None) => {}
                 Err(error) => return Err(self.refusal(error)),
             }
-            let Some(decompressor) = &mut self.decompressor else { return Ok(ArchiveNext::NeedsInput) };
+            let Some((_, decompressor)) = &mut self.stream else { return Ok(ArchiveNext::NeedsInput) };
             match decompressor.next_chunk()? {
                 Next::Chunk(chunk) => {
-                    let missing = QUOTED_BYTES.saturating_sub(self.first.len());
-                    self.first.extend(chunk.iter().take(missing));
+                    let missing = TAR_HEADER_BYTES.saturating_sub(self.head.len());
+                    self.head.extend(chunk.iter().take(missing));
                     self.decoder.push(chunk);
                 }
                 Next::NeedsInput => return Ok(ArchiveNext::NeedsInput),
@@ -158,10 +158,9 @@ impl ArchiveDecoder {
 
     /// What does not even begin as a tar header is told as what it is: something else.
     fn refusal(&self, error: XvaError) -> ArchiveError {
-        let no_header = matches!(&error, XvaError::Member { rule: Rule::T2, offset, .. } if *offset < 512);
-        if no_header && self.compression == Sniffed::Plain {
-            let found = self.first.iter().map(|byte| format!("{byte:02x}")).collect();
-            return ArchiveError::Unknown { found };
+        let is_plain = self.compression() == Some(Sniffed::Plain);
+        if is_plain && !looks_like_tar(&self.head) && !self.head.starts_with(b"ova.xml\0") {
+            return ArchiveError::Unknown { found: Quoted::new(self.head.get(..32).unwrap_or(&self.head)) };
         }
         error.into()
     }
@@ -171,13 +170,39 @@ impl ArchiveDecoder {
     /// # Errors
     /// The archive is not whole, or was refused before.
     pub fn finish(mut self) -> Result<XvaSummary, ArchiveError> {
-        if self.decompressor.is_none() {
+        if self.stream.is_none() {
             self.begin();
             self.next()?;
         }
-        if let Some(decompressor) = self.decompressor.take() {
-            decompressor.finish()?;
+        if let Some((_, decompressor)) = &mut self.stream {
+            // A decompressor of nothing takes its place for what is still asked of it.
+            std::mem::replace(decompressor, Decompressor::new(Sniffed::Plain)).finish()?;
         }
-        Ok(self.decoder.finish()?)
+        let decoder = std::mem::replace(&mut self.decoder, XvaDecoder::new(XvaLimits { largest_disk: 0 }));
+        decoder.finish().map_err(|error| self.refusal(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn refused(bytes: &'static [u8]) -> ArchiveError {
+        let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: 1 << 40 }, 1 << 20);
+        decoder.push(Bytes::from_static(bytes));
+        match decoder.next() {
+            Err(error) => error,
+            Ok(ArchiveNext::NeedsInput) => decoder.finish().unwrap_err(),
+            Ok(next) => panic!("{next:?}"),
+        }
+    }
+
+    #[test]
+    fn what_is_something_else_is_told_so_and_what_is_only_cut_is_told_that() {
+        for other in [b"".as_slice(), b"abc", b"conectix and more", &[0x28, 0xB5], &[7; 600]] {
+            assert_eq!(refused(other).code(), "xva_unknown_format", "{other:?}");
+        }
+        assert_eq!(refused(b"ova.xml\0\0\0").code(), "xva_truncated");
+        assert_eq!(refused(&[0x1F, 0x8B, 8, 0, 1]).code(), "compressed_truncated");
     }
 }

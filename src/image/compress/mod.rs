@@ -1,9 +1,9 @@
 //! Makes the frames of a compressed image: strictly in order, several windows at once, and only when asked.
 //!
 //! The plain bytes come from [`produce`]. Each window is put together in one buffer, compressed on the threads of the
-//! [`ComputePool`] and handed out when its turn has come. What a window takes while it is made (its plain bytes, the
-//! bound of its frame, an encoder) is a permit of the transfer's share; a finished frame keeps the part of it that it
-//! is long. Windows of nothing but zeros take a frame that was made once, and no memory.
+//! [`ComputePool`] and handed out when its turn has come. What a window takes while it is made (its plain bytes and the
+//! bound of its frame) is a permit of the transfer's share; a finished frame keeps the part of it that it is long.
+//! Encoders are the threads' and not the windows': as many as there are threads, whatever the number of transfers. Windows of nothing but zeros take a frame that was made once, and no memory.
 //!
 //! As with [`ChunkStream`], what was made ahead can be given back, and making ahead is on credit: a stream begins with
 //! credit for all windows that it may have in flight, loses those that it gives back, and earns a quarter of a window
@@ -215,6 +215,12 @@ impl CompressedStream {
         self.most_in_flight() * CREDIT_PER_WINDOW
     }
 
+    /// Whether one more window may be made, beyond the next that is to be handed out.
+    fn has_credit(&self) -> bool {
+        let ahead: usize = self.costs.iter().skip(1).sum();
+        self.in_flight.is_empty() || (ahead + 1) * CREDIT_PER_WINDOW <= self.credit
+    }
+
     /// Length in bytes of a window.
     fn window_len(&self, number: u64) -> usize {
         let window = self.compression.window_bytes();
@@ -226,6 +232,10 @@ impl CompressedStream {
         let mut copied = 0;
         while self.in_flight.len() < self.most_in_flight() && self.next_window < self.end && !self.has_failed
         {
+            if self.filling.len == 0 && !self.has_credit() {
+                // Goes on when the next frame is asked for.
+                return;
+            }
             let wanted = self.window_len(self.next_window);
             if self.filling.len >= wanted {
                 if !self.launch(cx, wanted) {
@@ -272,15 +282,10 @@ impl CompressedStream {
         Some(len)
     }
 
-    /// Gives the window a buffer, and what it has of zeros. `None` when there is no room, or no credit.
+    /// Gives the window a buffer, and what it has of zeros. `None` when there is no room.
     fn begin_buffer(&mut self, cx: &Context<'_>, wanted: usize) -> Option<()> {
-        let ahead: usize = self.costs.iter().skip(1).sum();
-        if !self.in_flight.is_empty() && (ahead + 1) * CREDIT_PER_WINDOW > self.credit {
-            // Goes on when the next frame is asked for.
-            return None;
-        }
         let frame_bound = FrameEncoder::bound(self.compression.codec(), wanted);
-        let bytes = (wanted + frame_bound) as u64 + self.compression.encoder_bytes();
+        let bytes = (wanted + frame_bound) as u64;
         let room = self.windows.poll_room(cx, bytes)?;
         let mut buffer = self.compute.buffer(wanted);
         buffer.resize(self.filling.len, 0);

@@ -8,6 +8,7 @@ use proptest::prelude::*;
 use super::*;
 use crate::disk::error::DiskError;
 use crate::disk::map::AllocationMap;
+use crate::formats::Piece;
 use crate::formats::frames::{Codec, Decompressor, Next, Sniffed};
 use crate::image::budget::Budget;
 use crate::image::raw_layout::RawLayout;
@@ -229,8 +230,9 @@ fn the_frames_one_after_the_other_unpack_to_the_image() {
 
 #[tokio::test]
 async fn a_sparse_disk_takes_cached_frames_and_no_memory() {
-    struct Unread;
-    impl DiskReader for Unread {
+    /// A disk, and its layout, that has nothing to be read.
+    struct Sparse;
+    impl DiskReader for Sparse {
         fn virtual_size(&self) -> u64 {
             1 << 40
         }
@@ -238,9 +240,20 @@ async fn a_sparse_disk_takes_cached_frames_and_no_memory() {
             panic!("there is nothing to be read")
         }
     }
-    let budget = budget();
+    impl Layout for Sparse {
+        fn len(&self) -> u64 {
+            1 << 40
+        }
+        fn virtual_size(&self) -> u64 {
+            1 << 40
+        }
+        fn piece_at(&self, at: u64, limit: u64) -> Piece {
+            Piece::Zeros(limit.min(self.len() - at))
+        }
+    }
+    let (budget, layout): (_, Arc<dyn Layout>) = (budget(), Arc::new(Sparse));
     let frames = 100_000..116_384;
-    let mut transfer = begin(&raw(&map(1 << 40, &[])), Arc::new(Unread), zstd(3), frames, &budget);
+    let mut transfer = begin(&layout, Arc::new(Sparse), zstd(3), frames, &budget);
     let wanted = frames_of(&vec![0; 4 << 20], zstd(3)).remove(0);
     let mut frames = 0_u64;
     while let Some(frame) = transfer.stream.next().await {
@@ -270,27 +283,42 @@ async fn zeros_that_are_stored_are_found_and_take_the_same_frame() {
 }
 
 #[tokio::test]
-async fn a_consumer_that_pauses_has_two_windows_for_each_thread_in_flight_and_no_more() {
+async fn there_are_two_windows_for_each_thread_in_flight_and_no_more_also_when_nobody_asks() {
     let map = map(64 * MIB, &[(0, 64 * MIB)]);
     let disk = Computed::new(64 * MIB);
     let budget = Budget::new(512 * MIB, 512 * MIB);
     let mut transfer = begin(&raw(&map), disk.clone(), zstd(1), 0..16, &budget);
-    assert_eq!(
-        (budget.used_bytes(), transfer.stream.in_flight()),
-        (0, 0),
-        "nothing happens before the first poll"
-    );
-    let mut most = 0;
-    for _ in 0..3 {
-        drop(transfer.stream.next().await.unwrap().unwrap());
-        most = most.max(transfer.stream.in_flight());
-    }
-    assert!((2..=4).contains(&most), "{most}");
-    // Nobody polls any more: what was begun ends, and that is all.
-    while transfer.budget.used_bytes() > 8 * MIB + 4 * (2 * MIB) {
+    let in_flight = |transfer: &Transfer| (budget.used_bytes(), transfer.stream.in_flight());
+    assert_eq!(in_flight(&transfer), (0, 0), "nothing happens before the first poll");
+    // Both threads are held up, so that nothing gets done.
+    let (open, closed) = std::sync::mpsc::channel::<()>();
+    let closed = Arc::new(Mutex::new(closed));
+    let held_up: Vec<_> = (0..2)
+        .map(|_| {
+            let closed = Arc::clone(&closed);
+            transfer.compute.start(move || closed.lock().unwrap().recv().is_err())
+        })
+        .collect();
+    while transfer.stream.in_flight() < 4 {
+        assert!(futures_util::poll!(transfer.stream.next()).is_pending());
         tokio::task::yield_now().await;
     }
-    assert!(disk.read_bytes.load(Ordering::Relaxed) <= (3 + 4 + 1 + 2) * 4 * MIB);
+    for _ in 0..100 {
+        assert!(futures_util::poll!(transfer.stream.next()).is_pending());
+        tokio::task::yield_now().await;
+    }
+    assert_eq!(transfer.stream.in_flight(), 4);
+    assert!(disk.read_bytes.load(Ordering::Relaxed) <= (4 * 4 + 8) * MIB);
+    drop(open);
+    for gate in held_up {
+        assert!(gate.await.unwrap());
+    }
+    assert_eq!(transfer.stream.next().await.unwrap().unwrap().number, 0);
+    // Nobody asks any more: what was begun ends as frames, which are short. One window may not be full.
+    while budget.used_bytes() > 22 * MIB {
+        tokio::task::yield_now().await;
+    }
+    assert!(transfer.stream.in_flight() <= 4);
     drop(transfer.stream);
     all_given_back(&budget).await;
 }
@@ -302,7 +330,7 @@ async fn the_smallest_share_has_one_window_in_flight_and_still_moves() {
     let (disk, layout) = (Computed::new(24 * MIB), raw(&map));
     let mut one = begin(&layout, disk.clone(), zstd(3), 0..6, &small);
     let mut two = begin(&layout, disk, zstd(3), 0..6, &small);
-    let window = (FrameEncoder::bound(Codec::Zstd, 4 << 20) + (4 << 20)) as u64 + zstd(3).encoder_bytes();
+    let window = (FrameEncoder::bound(Codec::Zstd, 4 << 20) + (4 << 20)) as u64;
     for _ in 0..6 {
         let (a, b) = (one.stream.next().await.unwrap().unwrap(), two.stream.next().await.unwrap().unwrap());
         assert!(a == b);
@@ -377,16 +405,17 @@ async fn a_sink_that_is_always_blocked_again_costs_a_bounded_part_of_the_work() 
     let mut transfer = begin(&raw(&map), disk.clone(), zstd(1), 0..32, &Budget::new(512 * MIB, 512 * MIB));
     while let Some(frame) = transfer.stream.next().await {
         drop(frame.unwrap());
-        all_given_back_but_ahead(&transfer).await;
+        let_things_happen(&transfer).await;
         transfer.stream.give_back();
     }
-    // A quarter for the windows and one for the chunks, and what the first credit allows of both.
+    // A quarter for the windows and what their first credit allows, a quarter of that for the chunks, and theirs.
+    let windows = 128 * MIB * 5 / 4 + 4 * 4 * MIB;
     let read = disk.read_bytes.load(Ordering::Relaxed);
-    assert!(read <= 128 * MIB * 3 / 2 + 4 * 4 * MIB + 8 * MIB, "{} MiB", read / MIB);
+    assert!(read <= windows * 5 / 4 + 8 * MIB, "{} MiB", read / MIB);
 }
 
-/// Lets what is in flight come to its end.
-async fn all_given_back_but_ahead(transfer: &Transfer) {
+/// Lets what is in flight come to its end, or near to it.
+async fn let_things_happen(transfer: &Transfer) {
     for _ in 0..50 {
         tokio::task::yield_now().await;
         if transfer.budget.used_bytes() < 4 * MIB {

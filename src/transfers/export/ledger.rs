@@ -257,11 +257,6 @@ impl Reader {
         self.transfer.changed.notify_one();
     }
 
-    /// When its length will be known, if that is being found out.
-    pub fn sized_in(&self) -> Option<Duration> {
-        self.transfer.sized_in()
-    }
-
     /// The source failed: so does the transfer.
     pub fn failed(&self, failure: JobFailure) {
         self.transfer.ledger().failure.get_or_insert(failure);

@@ -15,8 +15,8 @@ use std::time::Duration;
 use futures_util::FutureExt;
 use futures_util::future::BoxFuture;
 use gantry_actors::{
-    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobRecord, JobState, JournalError,
-    NewJob, Resumption, RetryPolicy, TaskProperties, Work,
+    Durability, EngineError, EngineHandle, JobContext, JobEnd, JobFailure, JobId, JobRecord, JobState,
+    JournalError, NewJob, Resumption, RetryPolicy, TaskProperties, Work,
 };
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
@@ -214,6 +214,36 @@ impl ExportDesk {
                 return Ok(reader);
             }
         }
+    }
+
+    /// Makes sure that the length of a compressed export is found out for who wants to go on with it: by its transfer,
+    /// which is begun if there is none. Answers its task, and when that will be done, as far as that can be told.
+    ///
+    /// # Errors
+    /// [`TurnError`].
+    pub async fn find_length(&self, request: &ExportRequest) -> Result<(JobId, Option<Duration>), TurnError> {
+        let object = request.recipe.object;
+        let of_it = self.0.slots.transfers(|one| {
+            one.spec.user == request.user && one.spec.object == object && one.spec.etag == request.etag
+        });
+        // Entering it would interrupt what it does while nobody reads.
+        if let Some(transfer) = of_it.first() {
+            return Ok((transfer.job, transfer.sized_in()));
+        }
+        let reader = self.join(request).await?;
+        Ok((reader.task(), None))
+    }
+
+    /// Whether a user's transfer of the same object in the same shape has other bytes than the present ones: then a
+    /// part of these could be added to those.
+    pub fn has_older(&self, user: UserId, recipe: &Recipe, etag: &str) -> bool {
+        let older = self.0.slots.transfers(|one| {
+            one.spec.user == user
+                && one.spec.object == recipe.object
+                && one.spec.shape == recipe.shape
+                && one.spec.etag != etag
+        });
+        !older.is_empty()
     }
 
     /// The transfer of a slot, as soon as there is one, and the reader for who has begun it. Of those who wait for

@@ -77,6 +77,9 @@ impl Adopted {
             let network = vif.network.and_then(|id| here.get(&id).copied());
             networks::insert_vif(tx, &VifRow { network, ..vif.clone() })?;
         }
+        for vm in &self.vms {
+            vms::set_unchanged(tx, vm.id)?;
+        }
         Ok(())
     }
 }

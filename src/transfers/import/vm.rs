@@ -24,10 +24,12 @@ use super::intake::{Intake, Space};
 
 /// Largest raw disk: a whole number of sectors, and a length that a file can have.
 const MAX_RAW_BYTES: u64 = i64::MAX as u64 / 512 * 512;
+/// Largest window of a decompressor that every import may have: that of `zstd -19`.
+const FREE_WINDOW_BYTES: u64 = 8 << 20;
 /// How often a thread that waits for the memory of a large window looks whether it is still wanted.
 const LOOK_EVERY: Duration = Duration::from_millis(50);
 
-/// The reserve for decompressors' windows of more than 64 MiB: one import at a time may have one.
+/// The reserve for decompressors' windows of more than 8 MiB: one import at a time may have one.
 #[derive(Debug, Clone)]
 pub struct WindowReserve(Arc<Semaphore>);
 
@@ -128,7 +130,7 @@ impl Taking {
     fn take_all(&mut self, beat: &Beat) -> Result<Adopted, ImportError> {
         let largest_disk =
             if self.sr.content_format == DiskFormat::Vhd { MAX_VIRTUAL_SIZE } else { MAX_RAW_BYTES };
-        let mut archive = ArchiveDecoder::new(XvaLimits { largest_disk });
+        let mut archive = ArchiveDecoder::new(XvaLimits { largest_disk }, FREE_WINDOW_BYTES);
         // Until the decoder has used the piece up.
         let mut _room_of_piece = None;
         while let Some((piece, room)) = self.intake.next(beat)? {

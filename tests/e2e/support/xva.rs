@@ -77,7 +77,8 @@ impl Builder {
 
     pub fn member(&mut self, name: &str, bytes: &[u8]) -> &mut Self {
         let mut header = tar::Header::new_old();
-        header.set_path(name).expect("a short name");
+        // Not by `set_path`, which refuses what an importer has to refuse.
+        header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
         header.set_size(bytes.len() as u64);
         header.set_mode(0o400);
         header.set_cksum();
@@ -216,7 +217,7 @@ pub fn document(name: &str, sizes: &[u64]) -> String {
     let cd = [
         device("cd"),
         text("VDI", "OpaqueRef:NULL"),
-        text("userdevice", "3"),
+        text("userdevice", "9"),
         no("bootable"),
         text("mode", "RO"),
         text("type", "CD"),

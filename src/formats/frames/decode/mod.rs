@@ -169,7 +169,8 @@ impl Decompressor {
     /// The next plain bytes.
     ///
     /// # Errors
-    /// Why the stream is refused; the same again when called again. What lay before the fault was given out.
+    /// Why the stream is refused; the same again when called again. What lies before the block that is wrong was given
+    /// out, and maybe a part of what was in it: what has come of a stream is good only after [`finish`](Self::finish).
     pub fn next_chunk(&mut self) -> Result<Next, FrameError> {
         if let Some(error) = &self.refused {
             return Err(error.clone());

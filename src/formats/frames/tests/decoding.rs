@@ -77,7 +77,8 @@ proptest! {
             stream[at] ^= change;
             let (plain, error) = read_whole(codec, &stream);
             let (cut_plain, cut_error) = read(sniffed(codec), pieces(&stream, &lengths));
-            prop_assert!(plain == cut_plain, "{} and {} bytes", plain.len(), cut_plain.len());
+            // Of the block that is wrong, a part may have been given out, as it came.
+            prop_assert!(plain.starts_with(&cut_plain) || cut_plain.starts_with(&plain));
             prop_assert_eq!(error.as_ref().map(FrameError::code), cut_error.as_ref().map(FrameError::code));
             // A gzip head has hints that nobody reads; nothing else may change unseen.
             let is_hint = codec == Codec::Gzip && error.is_none();

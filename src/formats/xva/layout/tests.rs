@@ -136,9 +136,10 @@ fn an_importer_that_steps_by_the_archives_first_block_puts_every_block_in_its_pl
 }
 
 #[test]
-fn only_a_small_first_disk_that_is_not_alone_is_declared_larger_than_it_is() {
+fn only_a_small_first_disk_before_one_of_several_blocks_is_declared_larger_than_it_is() {
     assert_eq!(declared_sizes(&[512]), [512]);
-    assert_eq!(declared_sizes(&[512, 512, 3]), [MIB, 512, 3]);
+    assert_eq!(declared_sizes(&[512, MIB, 3]), [512, MIB, 3]);
+    assert_eq!(declared_sizes(&[512, 512, MIB + 3]), [MIB, 512, MIB + 3]);
     assert_eq!(declared_sizes(&[MIB + 512, 512]), [MIB + 512, 512]);
     assert!(declared_sizes(&[]).is_empty());
 }
