@@ -130,7 +130,7 @@ type ReadAny = Option<Result<(Document, Vec<Disk>, XvaSummary), (Taken, &'static
 
 /// Reads an archive in any compression in pieces of `cut` bytes.
 fn read_any(stream: &[u8], cut: usize) -> ReadAny {
-    let mut decoder = ArchiveDecoder::new(LIMITS, 8 << 20);
+    let mut decoder = ArchiveDecoder::new(LIMITS, FREE_WINDOW_BYTES);
     let mut taken = Taken::default();
     for piece in stream.chunks(cut) {
         decoder.push(Bytes::copy_from_slice(piece));
@@ -181,7 +181,17 @@ pub fn archive(input: &[u8]) {
     let plain = if choice % 4 == 0 { rest.to_vec() } else { unpack(rest) };
     let stream = codec.map_or_else(|| plain.clone(), |codec| compress(codec, &plain));
     let whole = read_any(&stream, stream.len().max(1));
-    assert!(whole == read_any(&stream, cut), "the pieces of {cut} bytes make a difference");
+    let pieces = read_any(&stream, cut);
+    let is_compression = |read: &ReadAny| match read {
+        Some(Err((_, code))) => code.starts_with("compressed_"),
+        _ => false,
+    };
+    match (&whole, &pieces) {
+        (None, _) | (_, None) => {}
+        // Of a block that is wrong, a part may have been given out, as it came; and it may be no archive any more.
+        (Some(Err(_)), Some(Err(_))) if is_compression(&whole) || is_compression(&pieces) => {}
+        _ => assert!(whole == pieces, "the pieces of {cut} bytes make a difference"),
+    }
     if choice % 4 != 0 {
         match (whole.expect("it is no longer than that"), read(&plain, plain.len().max(1))) {
             (Ok(found), Ok(expected)) => assert!(found == expected, "compressed it is another archive"),

@@ -14,7 +14,7 @@ use crate::formats::xva::{
 /// What is in an archive. It is read once, from its beginning up to the first fault.
 pub(super) fn examine(source: &Source) -> Result<Report, CheckError> {
     let mut report = Report::new(source, "xva");
-    // Nothing is stored, so there is no disk that is too large.
+    // Nothing is stored, so there is no disk that is too large; and nobody else waits for the memory of a window.
     let mut decoder = ArchiveDecoder::new(XvaLimits { largest_disk: u64::MAX }, MAX_WINDOW_BYTES);
     let mut survey = Survey::default();
     let end = survey.read(&mut decoder, &mut Pieces::of(source))?;

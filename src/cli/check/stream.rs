@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::report::{CompressionFacts, Note};
 use super::source::{CheckError, Source};
-use crate::formats::frames::{Decompressor, FrameError, Next, Sniffed};
+use crate::formats::frames::{Decompressor, FrameError, MAX_WINDOW_BYTES, Next, Sniffed};
 
 /// Bytes that are read at once.
 const READ_BYTES: u64 = 256 << 10;
@@ -64,7 +64,8 @@ pub(super) struct Unpacked<'a> {
 
 impl<'a> Unpacked<'a> {
     pub(super) fn of(source: &'a Source, sniffed: Sniffed) -> Self {
-        let (pieces, decompressor) = (Pieces::of(source), Decompressor::new(sniffed));
+        let (pieces, decompressor) =
+            (Pieces::of(source), Decompressor::with_free_window(sniffed, MAX_WINDOW_BYTES));
         Self { pieces, decompressor, position: 0, is_at_end: false }
     }
 

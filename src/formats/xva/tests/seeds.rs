@@ -136,6 +136,11 @@ fn every_seed_passes_what_the_fuzzer_checks() {
 static ARCHIVES: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| archives().into_values().collect());
 static DOCUMENTS: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| documents().into_values().collect());
 
+static COMPRESSED: LazyLock<Vec<Vec<u8>>> = LazyLock::new(|| {
+    let kept = std::fs::read_dir(directory("compressed")).unwrap();
+    kept.map(|entry| std::fs::read(entry.unwrap().path()).unwrap()).collect()
+});
+
 /// Changes bytes, and moves a piece to another place.
 fn spoil(mut bytes: Vec<u8>, changes: &[(Index, u8)], from: &Index, to: &Index, len: usize) -> Vec<u8> {
     if bytes.is_empty() {
@@ -164,6 +169,7 @@ proptest! {
         len in 0usize..300,
     ) {
         harness::xva_stream(&spoil(which.get(&ARCHIVES).clone(), &changes, &from, &to, len));
+        harness::archive(&spoil(which.get(&COMPRESSED).clone(), &changes, &from, &to, len));
         harness::ova_xml(&spoil(which.get(&DOCUMENTS).clone(), &changes, &from, &to, len / 4));
     }
 }
