@@ -62,6 +62,8 @@ struct Held {
     /// Compressed windows that the transfer's sink holds.
     handed_out: usize,
     waker: Option<Waker>,
+    /// The waker waits for room in the budget, and not only in the share.
+    waits_for_budget: bool,
 }
 
 impl Budget {
@@ -120,7 +122,7 @@ impl Budget {
             state.pool_bytes += buffer.len();
             state.pool.push(buffer);
         }
-        let woken = state.take_wakers();
+        let woken = state.take_wakers_of(room.share);
         drop(guard);
         woken.into_iter().for_each(Waker::wake);
     }
@@ -134,6 +136,21 @@ impl State {
         }
         self.waiting = 0;
         self.shares.values_mut().filter_map(|held| held.waker.take()).collect()
+    }
+
+    /// Those who may go on because a share has given something back: who waits for room in it, and who waits for room
+    /// in the budget. The others wait for their own: waking them with each chunk of a fast transfer would cost it
+    /// more than they move.
+    fn take_wakers_of(&mut self, share: u64) -> Vec<Waker> {
+        if self.waiting == 0 {
+            return Vec::new();
+        }
+        let may_go_on = |(id, held): (&u64, &mut Held)| {
+            if *id == share || held.waits_for_budget { held.waker.take() } else { None }
+        };
+        let woken: Vec<Waker> = self.shares.iter_mut().filter_map(may_go_on).collect();
+        self.waiting -= woken.len();
+        woken
     }
 }
 
@@ -208,6 +225,7 @@ impl Share {
         let budget_has_room = state.used_bytes + bytes <= self.budget.limit_bytes;
         let held = state.shares.get_mut(&self.id)?;
         if held.chunks >= GRANTED_CHUNKS && !(budget_has_room && held.bytes + bytes <= window) {
+            held.waits_for_budget = !budget_has_room;
             if held.waker.replace(cx.waker().clone()).is_none() {
                 state.waiting += 1;
             }
@@ -423,6 +441,20 @@ mod tests {
         assert_eq!(first.data.capacity(), (1 << 20) + 2048);
         drop(first);
         assert_eq!(take(&share, (1 << 20) + 5).unwrap().data.as_ptr(), address);
+    }
+
+    #[test]
+    fn who_waits_for_room_in_his_share_is_not_woken_by_what_others_give_back() {
+        let budget = Budget::new(64 * MIB, 2 * MIB);
+        let (slow, fast) = (budget.register(), budget.register());
+        let woken = Arc::new(Woken::default());
+        let waker = Waker::from(Arc::clone(&woken));
+        let mut held: Vec<_> = (0..2).map(|_| take(&slow, 1 << 20).unwrap()).collect();
+        assert!(slow.poll_buffer(&Context::from_waker(&waker), 1 << 20).is_none());
+        drop((0..2).map(|_| take(&fast, 1 << 20).unwrap()).collect::<Vec<_>>());
+        assert_eq!(woken.0.load(Ordering::Relaxed), 0);
+        held.pop();
+        assert_eq!(woken.0.load(Ordering::Relaxed), 1);
     }
 
     #[test]

@@ -36,6 +36,7 @@ impl WindowShare {
         let is_granted = held.windows == 0 && held.handed_out < GRANTED_FRAMES;
         let share_has_room = held.bytes.saturating_add(bytes) <= window;
         if !(is_granted || budget_has_room && share_has_room) {
+            held.waits_for_budget = !budget_has_room;
             if held.waker.replace(cx.waker().clone()).is_none() {
                 state.waiting += 1;
             }
@@ -87,7 +88,7 @@ impl WindowRoom {
         let mut guard = self.budget.lock();
         let state = &mut *guard;
         change(state.shares.get_mut(&self.share), &mut state.used_bytes, self);
-        let woken = state.take_wakers();
+        let woken = state.take_wakers_of(self.share);
         drop(guard);
         woken.into_iter().for_each(Waker::wake);
     }
