@@ -21,6 +21,8 @@ struct Counters {
     bytes_written: AtomicU64,
     bytes_zero: AtomicU64,
     total_bytes: OnceLock<u64>,
+    /// What the total is thought to be until it is known; 0 = no idea.
+    expected_bytes: AtomicU64,
     /// Highest percentage that was ever shown.
     percent: AtomicU8,
     bytes_per_second: AtomicU64,
@@ -45,7 +47,7 @@ pub struct ProgressView {
     pub percent: u8,
     /// Of `bytes_written`: over the sampler's window while it runs, over its whole life once it has ended.
     pub bytes_per_second: u64,
-    /// What is left at this rate, when both are known.
+    /// What is left at this rate, when both are known, or what is expected to be.
     pub eta_seconds: Option<u64>,
     /// Whether no byte has moved for the configured time.
     pub stalled: bool,
@@ -87,6 +89,12 @@ impl Progress {
         self.0.total_bytes.set(bytes).is_ok()
     }
 
+    /// Says how many bytes will be written in all by the look of it, for the percentage and the time left until the
+    /// total is known. May be called again and again.
+    pub fn expect_total(&self, bytes: u64) {
+        self.0.expected_bytes.store(bytes, Ordering::Relaxed);
+    }
+
     /// A clock for somebody who moves bytes of this job, and who begins by waiting for, or working at, `stage`.
     pub fn stage_clock(&self, stage: Stage) -> StageClock {
         StageClock::begin(Arc::clone(&self.0.stages), stage)
@@ -114,10 +122,12 @@ impl Progress {
         let c = &self.0;
         let bytes_written = c.bytes_written.load(Ordering::Relaxed);
         let total_bytes = c.total_bytes.get().copied();
-        let share = total_bytes.map_or(0, |total| percent_of(bytes_written, total));
+        let expected = Some(c.expected_bytes.load(Ordering::Relaxed)).filter(|bytes| *bytes > 0);
+        let expected = total_bytes.or(expected);
+        let share = expected.map_or(0, |total| percent_of(bytes_written, total));
         let percent = c.percent.fetch_max(share, Ordering::Relaxed).max(share);
         let bytes_per_second = c.bytes_per_second.load(Ordering::Relaxed);
-        let left = total_bytes.map(|total| total.saturating_sub(bytes_written));
+        let left = expected.map(|total| total.saturating_sub(bytes_written));
         ProgressView {
             bytes_read: c.bytes_read.load(Ordering::Relaxed),
             bytes_written,
@@ -284,6 +294,20 @@ mod tests {
             meter.sample(Duration::from_millis(n), n, n);
         }
         assert!(meter.samples.len() <= Meter::MAX_SAMPLES);
+    }
+
+    #[test]
+    fn until_the_total_is_known_the_expected_one_gives_the_percentage() {
+        let progress = Progress::new();
+        progress.add_written(50);
+        assert_eq!(progress.view().percent, 0);
+        progress.expect_total(100);
+        assert_eq!((progress.view().percent, progress.view().total_bytes), (50, None));
+        progress.expect_total(1000);
+        assert_eq!(progress.view().percent, 50, "it never falls");
+        progress.set_total(80);
+        progress.expect_total(1);
+        assert_eq!((progress.view().percent, progress.view().total_bytes), (62, Some(80)));
     }
 
     #[test]

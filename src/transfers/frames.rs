@@ -141,6 +141,14 @@ impl Recorded {
         complete.then(|| state.index.bytes().saturating_add(self.table_len()))
     }
 
+    /// What the length of the whole will be by the look of the known frames.
+    pub fn expected_len(&self) -> Option<u64> {
+        let state = self.state();
+        let (bytes, windows) = (u128::from(state.index.bytes()), u128::from(self.windows));
+        let expected = (bytes * windows).checked_div(u128::from(state.index.frames()))?;
+        Some(u64::try_from(expected).ok()?.saturating_add(self.table_len()))
+    }
+
     /// Whether the whole has no byte: never, as far as is known.
     pub fn is_empty(&self) -> bool {
         false
@@ -191,7 +199,12 @@ impl Recorded {
     /// Writes down what was recorded since the last time, if it is worth it, or the whole is complete, or `all` is
     /// wanted. Nothing is lost but work when that fails.
     pub async fn write_down(&self, all: bool) {
-        let _one_at_a_time = self.writing.lock().await;
+        // Who holds this may be a sizing pass that its job does not poll while it is here: waiting for it would be for ever.
+        let _one_at_a_time = match self.writing.try_lock() {
+            Ok(guard) => guard,
+            Err(_) if !all => return,
+            Err(_) => self.writing.lock().await,
+        };
         let (first, entries, frames, bytes) = {
             let state = self.state();
             let frames = state.index.frames();

@@ -92,6 +92,7 @@ pub(super) async fn begin(
         stop: Box::pin(reader.stop().clone().cancelled_owned()),
         reader,
         flow,
+        recorded: source.recorded.filter(|_| !is_sized),
         _held: source.recipe,
         _open: source.export,
     })
@@ -132,6 +133,7 @@ pub(super) struct TransferBody {
     stop: Pin<Box<WaitForCancellationFutureOwned>>,
     reader: Reader,
     flow: Arc<Flow>,
+    recorded: Option<Arc<Recorded>>,
     _held: Arc<Recipe>,
     _open: Representation,
 }
@@ -191,6 +193,9 @@ impl TransferBody {
         let progress = self.reader.progress();
         progress.add_read(read.saturating_sub(self.counted.0));
         progress.add_zero(zero.saturating_sub(self.counted.1));
+        if let Some(expected) = self.recorded.as_ref().and_then(|recorded| recorded.expected_len()) {
+            progress.expect_total(expected);
+        }
         self.counted = (read, zero);
     }
 }

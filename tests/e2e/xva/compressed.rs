@@ -189,3 +189,23 @@ fn the_frames_of_a_replaced_disk_are_not_those_of_its_new_content() {
     let range = server.request("GET", &target).header("Range", "bytes=1000-").send();
     assert_eq!(range.head.status, 409);
 }
+
+#[test]
+fn a_first_compressed_export_shows_its_progress_though_nobody_knows_its_length() {
+    let server = Server::start();
+    let vm = many_frames(&server);
+    let mut download = server.request("GET", &format!("/rest/v0/vms/{vm}.xva?compress=zstd")).open();
+    let task = download.head.need("Gantry-Task").to_owned();
+    drop(download.take_bytes(30 << 20));
+    let shown = wait::until(Duration::from_secs(20), || {
+        let properties = server.task(&task)["properties"].clone();
+        match properties["progress"].as_u64() {
+            Some(progress) if progress > 20 => Ok(properties),
+            _ => Err(properties.to_string()),
+        }
+    });
+    assert!(shown["progress"].as_u64() < Some(100), "{shown}");
+    assert_eq!(shown.get("totalBytes"), None, "{shown}");
+    download.rest().expect("the body goes on to its end");
+    assert_eq!(server.task_ended(&task)["properties"]["progress"], 100);
+}
