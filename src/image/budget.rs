@@ -43,6 +43,8 @@ pub struct Budget {
 #[derive(Debug, Default)]
 struct State {
     used_bytes: u64,
+    /// Windows that are being made though there was no room for them.
+    beyond_budget: usize,
     next_share: u64,
     shares: HashMap<u64, Held>,
     /// Number of shares that have a waker.
@@ -102,9 +104,13 @@ impl Budget {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// The part of the budget that each of so many transfers may take, and one more.
+    fn fair_part(&self, transfers: usize) -> u64 {
+        self.limit_bytes / (transfers as u64 + 1)
+    }
+
     fn window_of(&self, transfers: usize) -> u64 {
-        let fair = self.limit_bytes / (transfers as u64 + 1);
-        fair.min(self.window_bytes).max((GRANTED_CHUNKS * MIN_CHUNK_BYTES) as u64)
+        self.fair_part(transfers).min(self.window_bytes).max((GRANTED_CHUNKS * MIN_CHUNK_BYTES) as u64)
     }
 
     fn give_back(&self, room: &Room, buffer: Option<Vec<u8>>) {

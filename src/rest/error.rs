@@ -517,6 +517,7 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         | LocalError::NoSuchVbd(_)
         | LocalError::NoSuchNetwork(_) => (StatusCode::NOT_FOUND, "no_such_object"),
         LocalError::VmIsSnapshot(_) => (StatusCode::CONFLICT, "vm_is_snapshot"),
+        LocalError::NetworkInUse { .. } => (StatusCode::CONFLICT, "network_in_use"),
         LocalError::VdiIsSnapshot(_) => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_is_snapshot"),
         LocalError::VdiTwice { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_twice"),
         LocalError::NoPosition { .. } => (StatusCode::CONFLICT, "no_free_position"),
@@ -560,6 +561,7 @@ fn store_data(error: &LocalError) -> Option<Value> {
         LocalError::NoSuchVbd(id) => Some(json!({ "id": id, "type": "VBD" })),
         LocalError::NoSuchNetwork(id) => Some(json!({ "id": id, "type": "network" })),
         LocalError::VmIsSnapshot(id) => Some(json!({ "id": id })),
+        LocalError::NetworkInUse { network, count } => Some(json!({ "id": network, "count": count })),
         LocalError::VdiIsSnapshot(id) => Some(json!({ "id": id })),
         LocalError::VdiTwice { vm, vdi } => Some(json!({ "VM": vm, "VDI": vdi })),
         LocalError::NoPosition { vm, position, .. } => Some(json!({ "VM": vm, "position": position })),
@@ -592,7 +594,7 @@ impl ResponseError for ApiError {
 
     fn error_response(&self) -> HttpResponse {
         let Shown { status, code, error, data } = self.shown();
-        let waited = matches!(self, Self::NotAdmitted(_));
+        let waited = matches!(self, Self::NotAdmitted(_) | Self::NotFinalYet { .. });
         if matches!(status, StatusCode::INTERNAL_SERVER_ERROR | StatusCode::SERVICE_UNAVAILABLE) && !waited {
             tracing::error!(%status, code, error = ?self, "a request failed");
         }

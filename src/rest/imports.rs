@@ -14,6 +14,8 @@ use crate::auth::Capability;
 use crate::backends::local::LocalError;
 use crate::formats::vhd::MAX_VIRTUAL_SIZE;
 use crate::ids::{DiskFormat, PoolId, SrId, VdiId, VmId};
+use crate::inventory::Collection;
+use crate::state::vms::VmKind;
 use crate::transfers::digest;
 use crate::transfers::import::{
     self, ImportError, ImportFormat, ImportPlan, ImportTarget, Imported, RunningImport,
@@ -286,7 +288,18 @@ pub async fn receive(
     match running.outcome().await {
         Ok(Imported::Disk(_)) if replaces => Ok(with_task(HttpResponse::NoContent().finish(), task)),
         Ok(Imported::Disk(vdi)) => Ok(created(Made::Vdi(vdi), &request, task)),
-        Ok(Imported::Vm(vm)) => Ok(created(Made::Vm(vm), &request, task)),
+        Ok(Imported::Vm(vm, kind)) => {
+            let mut response = created(Made::Vm(vm), &request, task);
+            let collection = match kind {
+                VmKind::Vm => Collection::Vms,
+                VmKind::Snapshot => Collection::VmSnapshots,
+                VmKind::Template => Collection::VmTemplates,
+            };
+            if let Ok(location) = format!("/rest/v0/{}/{vm}", collection.name()).parse() {
+                response.headers_mut().insert(LOCATION, location);
+            }
+            Ok(response)
+        }
         Err(error) => {
             let refused = ApiError::from(error);
             Ok(with_task(actix_web::ResponseError::error_response(&refused), task))

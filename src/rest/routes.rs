@@ -154,6 +154,13 @@ fn objects(config: &mut web::ServiceConfig) {
             Collection::Vms => {
                 all = all.route(web::post().to(vms::create));
             }
+            Collection::Networks => {
+                one = one.route(web::delete().to(
+                    |app: Service, caller: Caller, id: web::Path<String>| async move {
+                        vms::delete_network(app, caller, &id).await
+                    },
+                ));
+            }
             Collection::Vbds => {
                 all = all.route(web::post().to(vbds::create));
                 one = one.route(web::delete().to(delete_vbd));

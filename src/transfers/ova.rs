@@ -109,33 +109,53 @@ pub fn document(pinned: PinnedVm) -> (Document, Vec<Pin>) {
         let of_it = of_it.map(|vbd| Value::text(format!("{REFERENCE}vbd/{}", vbd.id))).collect();
         draft.add("VDI", vdi_reference(disk.vdi.id), vdi_record(disk, of_it));
     }
+    // What an archive said of the SRs that the disks came from goes on with those that they are on now.
+    let came_from: Vec<usize> =
+        vm.extra.iter().enumerate().filter(|(_, kept)| is_disks_sr(kept)).map(|(at, _)| at).collect();
     for sr in &srs {
-        let on_it = disks.iter().filter(|disk| disk.vdi.sr == sr.id);
-        let record: Record = [
-            ("uuid", Value::text(sr.id)),
-            ("name_label", Value::text(&sr.name_label)),
-            ("name_description", Value::text(&sr.name_description)),
-            ("VDIs", Value::Array(on_it.map(|disk| Value::text(vdi_reference(disk.vdi.id))).collect())),
-            ("virtual_allocation", Value::text(0)),
-            ("physical_utilisation", Value::text(0)),
-            ("physical_size", Value::text(0)),
-            ("type", Value::text("file")),
-            ("content_type", Value::text("user")),
-            ("shared", Value::Bool(false)),
-            ("other_config", empty_map()),
-            ("tags", texts(&sr.tags)),
-            ("default_vdi_visibility", Value::Bool(true)),
-            ("sm_config", empty_map()),
-        ]
-        .into_iter()
-        .collect();
-        draft.add("SR", format!("{REFERENCE}sr/{}", sr.id), record);
+        let reference = format!("{REFERENCE}sr/{}", sr.id);
+        let on_it = || disks.iter().filter(|disk| disk.vdi.sr == sr.id);
+        let of_disk = |disk: &PinnedDisk| {
+            came_from.iter().find(|at| disk.vdi.record.text("SR") == extra_reference(**at))
+        };
+        let kept = on_it().find_map(of_disk).and_then(|at| vm.extra.get(*at));
+        let mut record = kept.map(|(_, record)| record.clone()).unwrap_or_default();
+        set(
+            &mut record,
+            [
+                ("uuid", Value::text(sr.id)),
+                ("name_label", Value::text(&sr.name_label)),
+                ("name_description", Value::text(&sr.name_description)),
+                ("VDIs", Value::Array(on_it().map(|disk| Value::text(vdi_reference(disk.vdi.id))).collect())),
+                ("virtual_allocation", Value::text(0)),
+                ("physical_utilisation", Value::text(0)),
+                ("physical_size", Value::text(0)),
+                ("type", Value::text("file")),
+                ("content_type", Value::text("user")),
+                ("shared", Value::Bool(false)),
+                ("tags", texts(&sr.tags)),
+                ("default_vdi_visibility", Value::Bool(true)),
+                ("sm_config", empty_map()),
+            ],
+        );
+        record.set_default("other_config", empty_map());
+        draft.add("SR", reference.clone(), record);
+        for at in &came_from {
+            draft.also_called(extra_reference(*at), &reference);
+        }
     }
     for (at, (class, record)) in vm.extra.iter().enumerate() {
-        draft.add(class, extra_reference(at), record.clone());
+        if !came_from.contains(&at) {
+            draft.add(class, extra_reference(at), record.clone());
+        }
     }
     let document = Document { version: version(vm.changed_ms), objects: draft.finish() };
     (document, disks.into_iter().map(|disk| disk.pin).collect())
+}
+
+/// Whether an object that is kept is an SR of disks, and not one of ISO images.
+fn is_disks_sr((class, record): &(String, Record)) -> bool {
+    class == "SR" && !record.text("content_type").eq_ignore_ascii_case("iso")
 }
 
 fn vdi_reference(id: impl std::fmt::Display) -> String {
@@ -256,6 +276,8 @@ fn empty_map() -> Value {
 #[derive(Default)]
 struct Draft {
     objects: Vec<(String, String, Record)>,
+    /// Other names of objects, and the names that these have.
+    aliases: Vec<(String, String)>,
 }
 
 impl Draft {
@@ -263,13 +285,22 @@ impl Draft {
         self.objects.push((class.to_owned(), name, record));
     }
 
+    fn also_called(&mut self, alias: String, name: &str) {
+        self.aliases.push((alias, name.to_owned()));
+    }
+
     /// Gives every object its id and leads the references there. Ids are padded, so that their order as text is that
     /// of their numbers, and none is the beginning of another.
     fn finish(self) -> Vec<Object> {
         let width = self.objects.len().to_string().len().max(3);
         let id = |at: usize| format!("Ref:{at:0width$}");
-        let ids: HashMap<String, String> =
+        let mut ids: HashMap<String, String> =
             self.objects.iter().enumerate().map(|(at, (_, name, _))| (name.clone(), id(at))).collect();
+        for (alias, name) in &self.aliases {
+            if let Some(id) = ids.get(name).cloned() {
+                ids.entry(alias.clone()).or_insert(id);
+            }
+        }
         let lead = |(at, (class, _, mut snapshot)): (usize, (String, String, Record))| {
             snapshot.iter_mut().for_each(|(_, value)| redirect(value, &ids));
             Object { class, id: id(at), snapshot }

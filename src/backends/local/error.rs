@@ -49,6 +49,14 @@ pub enum LocalError {
     /// No such network.
     #[error("no such network {0}")]
     NoSuchNetwork(NetworkId),
+    /// VMs are connected to the network.
+    #[error("the network {network} is in use: {count} interfaces of VMs are connected to it")]
+    NetworkInUse {
+        /// The network.
+        network: NetworkId,
+        /// How many are connected.
+        count: usize,
+    },
     /// A snapshot of a VM stays as it was taken.
     #[error("the VM {0} is a snapshot: its disks stay as they are, and it has no snapshots of its own")]
     VmIsSnapshot(VmId),

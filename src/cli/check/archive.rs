@@ -46,7 +46,9 @@ pub(super) fn examine(source: &Source) -> Result<Report, CheckError> {
 
 fn problem(error: &ArchiveError, file_offset: Option<u64>) -> Problem {
     let (rule, member) = match error {
-        ArchiveError::Xva(error) => (Some(error.rule().id()), member(error)),
+        ArchiveError::Xva(error) | ArchiveError::Decompressed { fault: error, .. } => {
+            (Some(error.rule().id()), member(error))
+        }
         ArchiveError::Frames(_) | ArchiveError::Unknown { .. } => (None, None),
     };
     let (code, offset) = (error.code(), error.offset());

@@ -3,7 +3,7 @@
 use bytes::Bytes;
 
 use super::{Quoted, XvaDecoder, XvaError, XvaEvent, XvaLimits, XvaSeen, XvaSummary, looks_like_tar};
-use crate::formats::frames::{Decompressor, FrameError, Next, SNIFF_BYTES, Sniffed, sniff};
+use crate::formats::frames::{Codec, Decompressor, FrameError, Next, SNIFF_BYTES, Sniffed, sniff};
 
 /// Length of a tar header.
 const TAR_HEADER_BYTES: usize = 512;
@@ -14,6 +14,20 @@ pub enum ArchiveError {
     /// What is in it.
     #[error(transparent)]
     Xva(#[from] XvaError),
+    /// What is in it once it was decompressed.
+    #[error(
+        "{fault} (in the decompressed archive; if its maker meant something else, the {} stream is damaged before its \
+         byte {position})",
+        codec.name()
+    )]
+    Decompressed {
+        /// What is wrong.
+        fault: XvaError,
+        /// How it was compressed.
+        codec: Codec,
+        /// Up to which byte it had been read.
+        position: u64,
+    },
     /// Its compression.
     #[error(transparent)]
     Frames(#[from] FrameError),
@@ -32,7 +46,7 @@ impl ArchiveError {
     /// A stable name in snake case for programs.
     pub fn code(&self) -> &'static str {
         match self {
-            Self::Xva(error) => error.code(),
+            Self::Xva(error) | Self::Decompressed { fault: error, .. } => error.code(),
             Self::Frames(error) => error.code(),
             Self::Unknown { .. } => "xva_unknown_format",
         }
@@ -41,7 +55,7 @@ impl ArchiveError {
     /// Where it is wrong: in bytes of the uncompressed archive, or, for its compression, of what was read.
     pub fn offset(&self) -> u64 {
         match self {
-            Self::Xva(error) => error.offset(),
+            Self::Xva(error) | Self::Decompressed { fault: error, .. } => error.offset(),
             Self::Frames(error) => error.offset(),
             Self::Unknown { .. } => 0,
         }
@@ -157,12 +171,19 @@ impl ArchiveDecoder {
     }
 
     /// What does not even begin as a tar header is told as what it is: something else.
-    fn refusal(&self, error: XvaError) -> ArchiveError {
-        let is_plain = self.compression() == Some(Sniffed::Plain);
-        if is_plain && !looks_like_tar(&self.head) && !self.head.starts_with(b"ova.xml\0") {
-            return ArchiveError::Unknown { found: Quoted::new(self.head.get(..32).unwrap_or(&self.head)) };
-        }
-        error.into()
+    fn refusal(&self, fault: XvaError) -> ArchiveError {
+        let codec = match self.compression() {
+            Some(Sniffed::Gzip) => Codec::Gzip,
+            Some(Sniffed::Zstd) => Codec::Zstd,
+            Some(Sniffed::Plain) | None => {
+                if !looks_like_tar(&self.head) && !self.head.starts_with(b"ova.xml\0") {
+                    let found = Quoted::new(self.head.get(..32).unwrap_or(&self.head));
+                    return ArchiveError::Unknown { found };
+                }
+                return fault.into();
+            }
+        };
+        ArchiveError::Decompressed { fault, codec, position: self.position() }
     }
 
     /// The end of the input. To be called when more input is needed.
@@ -174,12 +195,13 @@ impl ArchiveDecoder {
             self.begin();
             self.advance()?;
         }
-        if let Some((_, decompressor)) = &mut self.stream {
-            // A decompressor of nothing takes its place for what is still asked of it.
-            std::mem::replace(decompressor, Decompressor::new(Sniffed::Plain)).finish()?;
-        }
         let decoder = std::mem::replace(&mut self.decoder, XvaDecoder::new(XvaLimits { largest_disk: 0 }));
-        decoder.finish().map_err(|error| self.refusal(error))
+        let whole = decoder.finish().map_err(|error| self.refusal(error));
+        // Of a stream that is cut, that is what is told.
+        if let Some((_, decompressor)) = self.stream {
+            decompressor.finish()?;
+        }
+        whole
     }
 }
 

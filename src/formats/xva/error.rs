@@ -194,9 +194,9 @@ rules! {
     X3 "xva_no_objects",
     /// The version says by whom it was written.
     X4 "xva_version_member",
-    /// The version of xapi is a pair of numbers.
+    /// The version of xapi is a pair of numbers, and not newer than any that is known.
     X5 "xva_xapi_version",
-    /// The version of the format is 2 or later.
+    /// The version of the format is 2.
     X6 "xva_export_version",
     /// An object has a class, an id and a snapshot.
     X7 "xva_object",
@@ -212,6 +212,10 @@ rules! {
     X12 "xva_virtual_size",
     /// There is a VM.
     X13 "xva_no_vm",
+    /// A member that importers read as a boolean or a number is one.
+    X14 "xva_member_type",
+    /// A device belongs to a VM of the document, and has a place in it of its own, which is a number.
+    X15 "xva_device",
     /// The archive has every block of its disks.
     D1 "xva_disk_incomplete",
     /// A member belongs to the disk whose turn it is.

@@ -1,9 +1,9 @@
 //! Makes the frames of a compressed image: strictly in order, several windows at once, and only when asked.
 //!
 //! The plain bytes come from [`produce`]. Each window is put together in one buffer, compressed on the threads of the
-//! [`ComputePool`] and handed out when its turn has come. What a window takes while it is made (its plain bytes and the
-//! bound of its frame) is a permit of the transfer's share; a finished frame keeps the part of it that it is long.
-//! Encoders are the threads' and not the windows': as many as there are threads, whatever the number of transfers. Windows of nothing but zeros take a frame that was made once, and no memory.
+//! [`ComputePool`] and handed out when its turn has come. What a window takes is a permit of
+//! the budget: its plain bytes first, and then the length of its frame. Encoders and what they write into are the threads'
+//! and not the windows': as many as there are threads, whatever the number of transfers. Windows of nothing but zeros take a frame that was made once, and no memory.
 //!
 //! As with [`ChunkStream`], what was made ahead can be given back, and making ahead is on credit: a stream begins with
 //! credit for all windows that it may have in flight, loses those that it gives back, and earns a quarter of a window
@@ -28,7 +28,7 @@ use super::pools::Pools;
 use super::produce::{ChunkStream, ProduceCounters, ProduceError, is_zero, produce};
 use crate::disk::DiskReader;
 use crate::disk::io_pool::IoPoolError;
-use crate::formats::frames::{Compression, EncodeError, FrameEncoder, FrameEntry};
+use crate::formats::frames::{Compression, EncodeError, FrameEntry};
 
 /// Windows in flight for each thread that compresses.
 const WINDOWS_PER_THREAD: usize = 2;
@@ -284,9 +284,7 @@ impl CompressedStream {
 
     /// Gives the window a buffer, and what it has of zeros. `None` when there is no room.
     fn begin_buffer(&mut self, cx: &Context<'_>, wanted: usize) -> Option<()> {
-        let frame_bound = FrameEncoder::bound(self.compression.codec(), wanted);
-        let bytes = (wanted + frame_bound) as u64;
-        let room = self.windows.poll_room(cx, bytes)?;
+        let room = self.windows.poll_room(cx, wanted as u64)?;
         let mut buffer = self.compute.buffer(wanted);
         buffer.resize(self.filling.len, 0);
         self.filling.buffer = Some((buffer, room));

@@ -330,7 +330,7 @@ async fn the_smallest_share_has_one_window_in_flight_and_still_moves() {
     let (disk, layout) = (Computed::new(24 * MIB), raw(&map));
     let mut one = begin(&layout, disk.clone(), zstd(3), 0..6, &small);
     let mut two = begin(&layout, disk, zstd(3), 0..6, &small);
-    let window = (FrameEncoder::bound(Codec::Zstd, 4 << 20) + (4 << 20)) as u64;
+    let window = FrameEncoder::bound(Codec::Zstd, 4 << 20) as u64;
     for _ in 0..6 {
         let (a, b) = (one.stream.next().await.unwrap().unwrap(), two.stream.next().await.unwrap().unwrap());
         assert!(a == b);
@@ -346,14 +346,13 @@ async fn a_consumer_that_keeps_its_frames_waits_until_it_gives_one_back() {
     let small = Budget::new(1, 1);
     let mut transfer = begin(&raw(&map), Computed::new(24 * MIB), zstd(1), 0..6, &small);
     let mut kept = vec![transfer.stream.next().await.unwrap().unwrap()];
-    kept.push(transfer.stream.next().await.unwrap().unwrap());
     let next = tokio::spawn(async move { transfer.stream.next().await.unwrap().unwrap().number });
     for _ in 0..100 {
         tokio::task::yield_now().await;
     }
     assert!(!next.is_finished());
     kept.pop();
-    assert_eq!(next.await.unwrap(), 2);
+    assert_eq!(next.await.unwrap(), 1);
 }
 
 #[tokio::test]

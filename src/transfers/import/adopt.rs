@@ -37,9 +37,9 @@ pub(super) struct Adopted {
 }
 
 impl Adopted {
-    /// The VM that the archive is of.
-    pub(super) fn id(&self) -> VmId {
-        self.vms.first().map_or(VmId(Uuid::nil()), |vm| vm.id)
+    /// The VM that the archive is of, and what it is.
+    pub(super) fn vm(&self) -> (VmId, VmKind) {
+        self.vms.first().map_or((VmId(Uuid::nil()), VmKind::Vm), |vm| (vm.id, vm.kind))
     }
 
     /// The VDI that a disk of the archive becomes; once.
@@ -97,9 +97,13 @@ pub(super) fn adopt(document: Document, names: Names) -> Result<Adopted, ImportE
     // First what everything is called here, since objects name each other in any order.
     for object in &document.objects {
         let is_data = data.contains(object.id.as_str());
-        match plan.name(object, is_data, &mut is_first)? {
+        let is_snapshot = object.snapshot.flag("is_a_snapshot")
+            && document
+                .object(object.snapshot.text("snapshot_of"))
+                .is_some_and(|origin| origin.class == "VM");
+        match plan.name(object, (is_data, is_snapshot), &mut is_first)? {
             Fate::Kept => kept.push(object),
-            Fate::Row | Fate::Left => {}
+            Fate::Row => {}
         }
     }
     let now = now_ms();
@@ -128,22 +132,7 @@ pub(super) fn adopt(document: Document, names: Names) -> Result<Adopted, ImportE
     if let Some(vm) = adopted.vms.first_mut() {
         vm.extra = kept.into_iter().map(|object| (object.class.clone(), plan.record(object))).collect();
     }
-    adopted.check_places()?;
     Ok(adopted)
-}
-
-impl Adopted {
-    /// No two devices of a VM have one place.
-    fn check_places(&self) -> Result<(), ImportError> {
-        let mut taken = HashSet::new();
-        for vbd in &self.vbds {
-            if !taken.insert((vbd.vm, vbd.userdevice.as_str())) {
-                let message = format!("two VBDs of the VM have the userdevice {:?}", vbd.userdevice);
-                return Err(refused("xva_duplicate_device", message));
-            }
-        }
-        Ok(())
-    }
 }
 
 fn refused(code: &'static str, message: String) -> ImportError {
@@ -154,10 +143,9 @@ fn refused(code: &'static str, message: String) -> ImportError {
 enum Fate {
     /// It has a table.
     Row,
-    /// It is kept with the VM, as it is.
+    /// It is kept with the VM, as it is: also the SR that a disk was on, of which the record goes out with the one that
+    /// it is on here.
     Kept,
-    /// It has no meaning here: the SR that the disks were on.
-    Left,
 }
 
 /// What the objects of a document are called here.
@@ -169,30 +157,32 @@ struct Plan {
 }
 
 impl Plan {
-    fn name(&mut self, object: &Object, is_data: bool, is_first: &mut bool) -> Result<Fate, ImportError> {
+    fn name(
+        &mut self,
+        object: &Object,
+        (is_data, is_snapshot): (bool, bool),
+        is_first: &mut bool,
+    ) -> Result<Fate, ImportError> {
         let own = object.snapshot.text("uuid");
         let restored = |what: &str| -> Result<Uuid, ImportError> {
             let uuid = own.parse::<Uuid>();
             uuid.map_err(|_| refused("xva_bad_uuid", format!("the uuid of {what} {} is {own:?}", object.id)))
         };
         let fresh = Uuid::new_v4;
-        let is_iso = object.snapshot.text("content_type").eq_ignore_ascii_case("iso");
         let (reference, fate) = match object.class.as_str() {
             "VM" => {
-                let snapshot = object.snapshot.flag("is_a_snapshot");
-                let id = match (self.names.restore, *is_first && !snapshot) {
+                let id = match (self.names.restore, *is_first && !is_snapshot) {
                     (true, _) => restored("VM")?,
                     (false, true) => self.names.vm.0,
                     (false, false) => fresh(),
                 };
-                *is_first &= snapshot;
+                *is_first &= is_snapshot;
                 (format!("{REFERENCE}vm/{id}"), Fate::Row)
             }
             "VBD" => (format!("{REFERENCE}vbd/{}", fresh()), Fate::Row),
             "VIF" => (format!("{REFERENCE}vif/{}", fresh()), Fate::Row),
             "network" => (format!("{REFERENCE}network/{}", fresh()), Fate::Row),
             "VDI" if is_data => (format!("{VDI_REFERENCE}{}", fresh()), Fate::Row),
-            "SR" if !is_iso => return Ok(Fate::Left),
             _ => {
                 let at = self.extras;
                 self.extras += 1;
@@ -251,7 +241,9 @@ impl Plan {
         if !self.names.restore {
             new_mac_seed(&mut record);
         }
-        let snapshot = record.flag("is_a_snapshot");
+        // One that comes without its VM is all that there is of it.
+        let origin: Option<VmId> = self.id(object, "snapshot_of", "vm");
+        let snapshot = record.flag("is_a_snapshot") && origin.is_some();
         let kind = match (snapshot, record.flag("is_a_template")) {
             (true, _) => VmKind::Snapshot,
             (false, true) => VmKind::Template,
@@ -263,7 +255,7 @@ impl Plan {
             name_label: record.text("name_label").to_owned(),
             name_description: record.text("name_description").to_owned(),
             tags: tags(&record),
-            snapshot_of: if snapshot { self.id(object, "snapshot_of", "vm") } else { None },
+            snapshot_of: origin.filter(|_| snapshot),
             snapshot_ms: snapshot.then_some(now),
             created_ms: now,
             changed_ms: now,

@@ -23,6 +23,7 @@ use crate::formats::vhd::StreamDecoder;
 use crate::formats::xva::ArchiveError;
 use crate::formats::{ImageDecoder, ImageError};
 use crate::ids::{PoolId, SrId, VdiId, VmId};
+use crate::state::vms::VmKind;
 
 use super::admission;
 use super::digest::Declared;
@@ -105,8 +106,8 @@ pub enum ImportTarget {
 pub enum Imported {
     /// A disk, or new content of one.
     Disk(VdiId),
-    /// A VM.
-    Vm(VmId),
+    /// A VM, or a template.
+    Vm(VmId, VmKind),
 }
 
 /// An upload that was admitted.
@@ -309,7 +310,7 @@ pub async fn begin(
             let ended = run(store, windows, plan, pieces, &context).await;
             let told = match &ended {
                 Ok(Imported::Disk(id)) => Ok(json!({ "id": id.to_string() })),
-                Ok(Imported::Vm(id)) => Ok(json!({ "id": id.to_string() })),
+                Ok(Imported::Vm(id, _)) => Ok(json!({ "id": id.to_string() })),
                 Err(error) => Err(failure(error)),
             };
             drop(tell.send(ended));
@@ -372,7 +373,7 @@ async fn run(
     let import = match target {
         ImportTarget::NewVm { vm, sr, restore, pool: _ } => {
             let import = VmImport { sr, vm, restore, length, sparse, digests, windows };
-            return import.run(store, pieces, context).await.map(Imported::Vm);
+            return import.run(store, pieces, context).await.map(|(vm, kind)| Imported::Vm(vm, kind));
         }
         ImportTarget::NewVdi { vdi, sr, name_label, name_description, format } => {
             let destination = Destination::New { vdi, name_label, name_description };

@@ -13,7 +13,7 @@ use crate::disk::writer::{DiskWriter, Written};
 use crate::formats::vhd::MAX_VIRTUAL_SIZE;
 use crate::formats::xva::{ArchiveDecoder, ArchiveNext, XvaEvent, XvaLimits};
 use crate::ids::{DiskFormat, SrId, VmId};
-use crate::state::vms;
+use crate::state::vms::{self, VmKind};
 
 use super::super::digest::{Checker, Declared};
 use super::ImportError;
@@ -58,7 +58,7 @@ impl VmImport {
         store: LocalStore,
         pieces: mpsc::Receiver<Feed>,
         context: &JobContext,
-    ) -> Result<VmId, ImportError> {
+    ) -> Result<(VmId, VmKind), ImportError> {
         let Self { sr, vm, restore, length, sparse, digests, windows } = self;
         let sr = store.writable_sr(sr)?;
         let intake = Intake {
@@ -86,11 +86,11 @@ impl VmImport {
         };
         let thread = spawn_watched("vm-import", &given_up, move |beat| taking.run(beat))?;
         let (mut adopted, disks) = thread.outcome(store.stuck_after(), context.stop()).await??;
-        let id = adopted.id();
+        let vm = adopted.vm();
         let job = Some(context.id().to_string());
         let changes = adopted.changes();
         store.commit_all(disks, move |tx| adopted.insert(tx), changes, job).await?;
-        Ok(id)
+        Ok(vm)
     }
 }
 
@@ -169,7 +169,7 @@ impl Taking {
         match event {
             XvaEvent::Document(document) => {
                 let adopted = adopt(*document, self.names)?;
-                let vm = adopted.id();
+                let (vm, _) = adopted.vm();
                 let found = self.store.db().call_blocking(move |conn| Ok(vms::find_vm(conn, vm)?));
                 if found.map_err(LocalError::from)?.is_some() {
                     return Err(ImportError::VmExists { vm });

@@ -178,8 +178,10 @@ pub fn document(name: &str, sizes: &[u64]) -> String {
         empty("VCPUs_params"),
     ]
     .concat();
-    for member in "user_version resident_on affinity actions_after_shutdown actions_after_reboot actions_after_crash \
-        PV_bootloader PV_kernel PV_ramdisk PV_args PV_bootloader_args PV_legacy_args PCI_bus domid domarch recommendations"
+    vm += &text("user_version", "1");
+    vm += &text("domid", "-1");
+    for member in "resident_on affinity actions_after_shutdown actions_after_reboot actions_after_crash \
+        PV_bootloader PV_kernel PV_ramdisk PV_args PV_bootloader_args PV_legacy_args PCI_bus domarch recommendations"
         .split_whitespace()
     {
         vm += &text(member, "");
@@ -250,13 +252,15 @@ pub fn document(name: &str, sizes: &[u64]) -> String {
         text("type", "lvm"),
         text("content_type", "user"),
         no("shared"),
-        empty("other_config"),
+        text("other_config", &format!("<struct>{}</struct>", text("of the SR", "kept"))),
         no("default_vdi_visibility"),
     ];
     objects += &object("SR", "Ref:1", sr.concat());
     let mut metrics = text("uuid", "00000000-0000-4000-c000-000000000000");
-    for member in "memory_actual VCPUs_number VCPUs_CPU VCPUs_params VCPUs_flags state start_time install_time last_updated"
-        .split_whitespace()
+    metrics += &text("memory_actual", "0");
+    metrics += &text("VCPUs_number", "2");
+    for member in
+        "VCPUs_CPU VCPUs_params VCPUs_flags state start_time install_time last_updated".split_whitespace()
     {
         metrics += &text(member, "");
     }

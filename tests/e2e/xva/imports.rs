@@ -135,14 +135,50 @@ fn what_an_archive_says_of_its_vm_is_shown_kept_and_written_back() {
         "<member><name>XenCenter.Key</name><value>kept</value></member>",
         "<member><name>of disk</name><value>0</value></member>",
         "<value>VM_metrics</value>",
+        "<member><name>of the SR</name><value>kept</value></member>",
         "made &lt;by&gt; hand &amp; kept",
     ] {
         assert!(written.contains(kept), "{kept} in {written}");
     }
     assert!(!written.contains("aaaa"), "the seed of the addresses is another");
     // A second one finds the network that is there.
-    import(&server, "", archive_of(&[]));
-    assert_eq!(server.json("/rest/v0/networks").as_array().map(Vec::len), Some(1));
+    let second = import(&server, "", archive_of(&[]));
+    let networks = server.json("/rest/v0/networks?fields=id");
+    assert_eq!(networks.as_array().map(Vec::len), Some(1));
+    let network = format!("/rest/v0/networks/{}", networks[0]["id"].as_str().expect("an id"));
+    assert_eq!(server.request("DELETE", &network).send().expect(409).json()["code"], "network_in_use");
+    for vm in [vm, second] {
+        server.request("DELETE", &format!("/rest/v0/vms/{vm}")).send().expect(204);
+    }
+    server.request("DELETE", &network).send().expect(204);
+    server.get(&network).expect(404);
+}
+
+#[test]
+fn a_template_is_found_where_the_answer_says_and_what_it_went_through_is_kept_once() {
+    let server = Server::start();
+    let text = document("template", &[1 << 20]);
+    let text = text.replacen(
+        "<member><name>is_a_template</name><value><boolean>0",
+        "<member><name>is_a_template</name><value><boolean>1",
+        1,
+    );
+    let mut builder = Builder::new(&text);
+    builder.disk(&folder(0), &noise(1 << 20, 1));
+    let target = format!("/rest/v0/pools/{}/vms", pool(&server));
+    let made = server.request("POST", &target).body(builder.finish()).send().expect(201);
+    let location = made.head.need("Location").to_owned();
+    assert!(location.starts_with("/rest/v0/vm-templates/"), "{location}");
+    assert_eq!(server.json(&location)["name_label"], "template");
+    // Out and in again and again: nothing is added on the way.
+    let mut length = None;
+    let mut from = format!("{location}.xva");
+    for _ in 0..3 {
+        let archive = export(&server, &from);
+        assert_eq!(*length.get_or_insert(archive.len()), archive.len());
+        let again = server.request("POST", &target).body(archive).send().expect(201);
+        from = format!("{}.xva", again.head.need("Location"));
+    }
 }
 
 #[test]

@@ -63,7 +63,7 @@ fn a_sound_archive_is_described_in_any_compression() {
         assert_eq!((disk["id"].as_str(), disk["whole"].as_bool()), (Some("Ref:10"), Some(true)));
         let counts = ["virtualSize", "blockBytes", "blocks", "presentBlocks", "dataBytes"];
         assert_eq!(counts.map(|name| disk[name].as_u64().unwrap()), [22528, 4096, 6, 4, 14336]);
-        assert_eq!(disk["usedBy"], json!([{"vm": "a VM", "vmUuid": "", "position": ""}]));
+        assert_eq!(disk["usedBy"], json!([{"vm": "a VM", "vmUuid": "", "position": "0"}]));
         assert_eq!(xva["disks"].as_array().unwrap().len(), 2);
         assert!(text.contains("  blocks      4 of 6, 4096 bytes (4.0 KiB) each\n"), "{text}");
         assert!(text.contains("  written by    XCP-ng 8.3.0 (build 1) on host, 2026-01-31\n"), "{text}");

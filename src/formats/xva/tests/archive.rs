@@ -2,7 +2,7 @@
 
 use sha1::Digest;
 
-use super::super::document_read::required;
+use super::super::document_read::{required, typed};
 use super::super::{ChecksumKind, Document, NULL_REFERENCE, Object, Record, Value};
 
 /// A member of an archive, or its end.
@@ -133,8 +133,16 @@ pub fn checksum(kind: ChecksumKind, content: &[u8]) -> Vec<u8> {
 
 /// An object with what its class requires.
 pub fn object(class: &str, id: &str, members: &[(&str, &str)]) -> Object {
+    let (booleans, numbers) = typed(class);
+    let is_among = |names: &str, name| names.split_ascii_whitespace().any(|one| one == name);
+    let value = |name| match name {
+        name if is_among(booleans, name) => Value::Bool(false),
+        name if is_among(numbers, name) => Value::text(0),
+        "userdevice" | "device" => Value::text(0),
+        _ => Value::text(""),
+    };
     let mut snapshot: Record =
-        required(class).split_ascii_whitespace().map(|name| (name, Value::text(""))).collect();
+        required(class).split_ascii_whitespace().map(|name| (name, value(name))).collect();
     members.iter().for_each(|(name, text)| snapshot.set(name, Value::text(text)));
     Object { class: class.into(), id: id.into(), snapshot }
 }
@@ -159,9 +167,12 @@ pub fn document(disks: &[(&str, u64)]) -> Document {
         let size = size.to_string();
         objects.push(object("VDI", id, &[("SR", "Ref:1"), ("virtual_size", &size), ("type", "user")]));
         let vbd = format!("Ref:{}", 100 + nth);
-        objects.push(object("VBD", &vbd, &[("VM", "Ref:0"), ("VDI", id), ("type", "Disk")]));
+        let place = nth.to_string();
+        let members = [("VM", "Ref:0"), ("VDI", *id), ("type", "Disk"), ("userdevice", &place)];
+        objects.push(object("VBD", &vbd, &members));
     }
-    objects.push(object("VBD", "Ref:99", &[("VM", "Ref:0"), ("VDI", NULL_REFERENCE), ("type", "CD")]));
+    let cd = [("VM", "Ref:0"), ("VDI", NULL_REFERENCE), ("type", "CD"), ("userdevice", "200")];
+    objects.push(object("VBD", "Ref:99", &cd));
     Document { version: version.iter().map(|(name, text)| (*name, Value::text(text))).collect(), objects }
 }
 

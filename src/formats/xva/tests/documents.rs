@@ -25,7 +25,11 @@ fn each_member_that_importers_require_is_missed() {
     ];
     for (class, count) in classes {
         let mut whole = document(&[]);
-        whole.objects.push(object(class, "Ref:77", &[("SR", "Ref:1"), ("VDI", NULL_REFERENCE)]));
+        let members = [("SR", "Ref:1"), ("VDI", NULL_REFERENCE)];
+        whole.objects.push(object(class, "Ref:77", &members));
+        if matches!(class, "VBD" | "VIF") {
+            whole.objects.last_mut().unwrap().snapshot.set("VM", Value::text("Ref:0"));
+        }
         assert!(Document::parse(&xml(&whole)).is_ok(), "{class}");
         let last = whole.objects.len() - 1;
         let mut missed = 0;
@@ -44,8 +48,13 @@ fn each_member_that_importers_require_is_missed() {
 #[test]
 fn a_disk_that_is_attached_nowhere_or_has_left_may_be_named() {
     let mut document = document(&[("Ref:5", 4096)]);
-    document.objects.push(object("VBD", "Ref:60", &[("VDI", NULL_REFERENCE), ("type", "Disk")]));
-    document.objects.push(object("VBD", "Ref:61", &[("VDI", "Ref:gone"), ("type", "CD")]));
+    document.objects.push(object(
+        "VBD",
+        "Ref:60",
+        &[("VM", "Ref:0"), ("VDI", NULL_REFERENCE), ("type", "Disk")],
+    ));
+    let cd = [("VM", "Ref:0"), ("VDI", "Ref:gone"), ("type", "CD"), ("userdevice", "7")];
+    document.objects.push(object("VBD", "Ref:61", &cd));
     document.objects.push(object("VDI", "Ref:62", &[("SR", "Ref:1"), ("virtual_size", "77")]));
     document.objects.push(object("VGPU_type", "Ref:63", &[]));
     let read = Document::parse(&xml(&document)).unwrap();
@@ -53,9 +62,12 @@ fn a_disk_that_is_attached_nowhere_or_has_left_may_be_named() {
 }
 
 #[test]
-fn any_version_of_xapi_is_taken() {
-    let mut document = document(&[]);
-    document.version.set("xapi_major", Value::text(9999));
-    document.version.set("export_vsn", Value::text(3));
-    assert!(Document::parse(&xml(&document)).is_ok());
+fn versions_of_xapi_are_taken_up_to_one_that_nobody_has_seen() {
+    let read = |major: i64| {
+        let mut document = document(&[]);
+        document.version.set("xapi_major", Value::text(major));
+        Document::parse(&xml(&document)).map(drop)
+    };
+    assert_eq!((read(1), read(30)), (Ok(()), Ok(())));
+    assert_eq!(read(31).unwrap_err().code(), "xva_xapi_version");
 }

@@ -1,6 +1,6 @@
 //! One archive for each way to be wrong, and where the error says that it is.
 
-use super::super::{ChecksumKind, Rule, XvaError};
+use super::super::{ChecksumKind, Document, Rule, Value, XvaError};
 use super::archive::{Archive, Entry, document, object, small, xml};
 use super::streams::read;
 
@@ -120,9 +120,21 @@ fn documents(cases: &mut Cases) {
         spoil(&mut document);
         text(rule, name, xml(&document));
     };
-    use super::super::Value;
     spoilt(X4, "X4", &|document| document.version.remove("build_number"));
     spoilt(X5, "X5", &|document| document.version.set("xapi_minor", Value::text("six")));
+    spoilt(X5, "X5-newer", &|document| document.version.set("xapi_major", Value::text(99)));
+    spoilt(X6, "X6-3", &|document| document.version.set("export_vsn", Value::text(3)));
+    spoilt(X14, "X14-boolean", &|document| {
+        document.objects[0].snapshot.set("is_a_template", Value::text("true"));
+    });
+    spoilt(X14, "X14-number", &|document| document.objects[0].snapshot.set("VCPUs_max", Value::text("many")));
+    let vbd = |document: &mut Document, member: &str, text: &str| {
+        let vbd = document.objects.iter_mut().find(|object| object.class == "VBD");
+        vbd.expect("there is one").snapshot.set(member, Value::text(text));
+    };
+    spoilt(X15, "X15-vm", &|document| vbd(document, "VM", "Ref:1"));
+    spoilt(X15, "X15-place", &|document| vbd(document, "userdevice", "xvda"));
+    spoilt(X15, "X15-twice", &|document| vbd(document, "userdevice", "200"));
     spoilt(X6, "X6-1", &|document| document.version.set("export_vsn", Value::text(1)));
     spoilt(X6, "X6-none", &|document| document.version.remove("export_vsn"));
     spoilt(X7, "X7-no-id", &|document| document.objects[0].id.clear());

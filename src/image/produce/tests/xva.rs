@@ -42,7 +42,8 @@ fn by_hand(xml: &[u8], disks: &[(String, Vec<u8>, Arc<AllocationMap>)], kind: Ch
     add("ova.xml", xml);
     for (at, (id, content, map)) in disks.iter().enumerate() {
         let mut content = content.clone();
-        if at == 0 && disks.len() > 1 && content.len() < 1 << 20 {
+        let before_longer = disks.iter().skip(1).any(|(_, other, _)| other.len() > 1 << 20);
+        if at == 0 && before_longer && content.len() < 1 << 20 {
             content.resize(1 << 20, 0);
         }
         let last = (content.len() - 1) >> 20;
