@@ -22,6 +22,7 @@ use crate::state::StateError;
 use crate::transfers::admission::{NotAdmitted, TurnError};
 use crate::transfers::import::ImportError;
 use crate::transfers::recipe::RecipeError;
+use crate::transfers::scan::ScanError;
 use crate::transfers::snapshot::SnapshotError;
 
 /// A parameter or a member of a body that cannot be taken.
@@ -609,6 +610,15 @@ impl ResponseError for ApiError {
 impl From<LocalError> for ApiError {
     fn from(error: LocalError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<ScanError> for ApiError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Turn(error) => error.into(),
+            ScanError::Store(error) => error.into(),
+        }
     }
 }
 

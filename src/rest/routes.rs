@@ -9,7 +9,6 @@ use crate::ids::DiskFormat;
 use crate::inventory::Collection;
 
 use super::App;
-use super::JSON;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
@@ -76,7 +75,11 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(web::delete().to(forget_task)),
         )
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
-        .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
+        .service(
+            resource("/rest/v0/tasks/{id}/actions/{action}")
+                .route(read().to(task_action))
+                .route(web::post().to(act_on_task)),
+        );
 }
 
 fn streams(config: &mut web::ServiceConfig) {
@@ -117,7 +120,11 @@ fn uploads_and_downloads(config: &mut web::ServiceConfig) {
         .service(resource("/rest/v0/pools/{id}/vms").route(web::post().to(upload_vm)))
         .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
         .service(resource("/rest/v0/srs/{id}/actions").route(read().to(sr_actions)))
-        .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)))
+        .service(
+            resource("/rest/v0/srs/{id}/actions/{action}")
+                .route(read().to(sr_action))
+                .route(web::post().to(act_on_sr)),
+        )
         .service(resource("/rest/v0/vdis/{id}/actions").route(read().to(vdi_actions)))
         .service(
             resource("/rest/v0/vdis/{id}/actions/{action}")
@@ -183,6 +190,20 @@ fn objects(config: &mut web::ServiceConfig) {
                 },
             ),
         ));
+        for nothing in ["messages", "alarms"] {
+            config.service(resource(&format!("/rest/v0/{name}/{{id}}/{nothing}")).route(read().to(
+                move |app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>| async move {
+                    collections::nothing_of(app, caller, request, collection, &id).await
+                },
+            )));
+        }
+        if !collection.has_actions() {
+            config.service(resource(&format!("/rest/v0/{name}/{{id}}/actions")).route(read().to(
+                move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                    collections::no_actions(app, caller, collection, &id).await
+                },
+            )));
+        }
         if collection.is_labelled() {
             config.service(
                 resource(&format!("/rest/v0/{name}/{{id}}/tags/{{tag}}"))
@@ -280,6 +301,11 @@ async fn task_actions(app: Service, caller: Caller, id: web::Path<String>) -> An
     tasks::actions(app, caller, &id).await
 }
 
+async fn task_action(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+    let (id, action) = path.into_inner();
+    tasks::action(app, caller, &id, action).await
+}
+
 async fn act_on_task(
     app: Service,
     caller: Caller,
@@ -295,9 +321,7 @@ async fn act_on_task(
         "abort" => tasks::abort(app, caller, request, &id).await,
         "pause" => tasks::pause(app, caller, request, &id, true).await,
         "resume" => tasks::pause(app, caller, request, &id, false).await,
-        _ => {
-            Err(ApiError::NoSuchAction { name: action, reason: "a task can be aborted, paused and resumed" })
-        }
+        _ => Err(tasks::no_such_action(action)),
     }
 }
 
@@ -311,19 +335,22 @@ async fn unsubscribe(app: Service, caller: Caller, path: web::Path<(String, Stri
 }
 
 async fn sr_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
-    caller.require(crate::auth::Capability::Read, Some(&id), "sr")?;
-    if *id != *"_" {
-        collections::existing(&app, Collection::Srs, &id).await?;
-    }
-    Ok(HttpResponse::Ok().content_type(JSON).json([format!("/rest/v0/srs/{id}/actions/forget")]))
+    srs::actions(app, caller, &id).await
 }
 
-async fn act_on_sr(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+async fn sr_action(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
     let (id, action) = path.into_inner();
-    match action.as_str() {
-        "forget" => srs::forget(app, caller, &id).await,
-        _ => Err(ApiError::NoSuchAction { name: action, reason: "a local SR can be forgotten" }),
-    }
+    srs::action(app, caller, &id, action).await
+}
+
+async fn act_on_sr(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    params: Params,
+) -> Answer {
+    srs::act(app, caller, request, path.into_inner(), params).await
 }
 
 async fn vdi_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
