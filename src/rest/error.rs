@@ -516,7 +516,9 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         | LocalError::NoSuchSr(_)
         | LocalError::NoSuchVm(_)
         | LocalError::NoSuchVbd(_)
+        | LocalError::NoSuchVif(_)
         | LocalError::NoSuchNetwork(_) => (StatusCode::NOT_FOUND, "no_such_object"),
+        LocalError::NetworkInUse { .. } => (StatusCode::CONFLICT, "network_in_use"),
         LocalError::VmIsSnapshot(_) => (StatusCode::CONFLICT, "vm_is_snapshot"),
         LocalError::VdiIsSnapshot(_) => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_is_snapshot"),
         LocalError::VdiTwice { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_twice"),
@@ -560,6 +562,8 @@ fn store_data(error: &LocalError) -> Option<Value> {
         LocalError::NoSuchVm(id) => Some(json!({ "id": id, "type": "VM" })),
         LocalError::NoSuchVbd(id) => Some(json!({ "id": id, "type": "VBD" })),
         LocalError::NoSuchNetwork(id) => Some(json!({ "id": id, "type": "network" })),
+        LocalError::NoSuchVif(id) => Some(json!({ "id": id, "type": "VIF" })),
+        LocalError::NetworkInUse { network, vifs } => Some(json!({ "id": network, "count": vifs })),
         LocalError::VmIsSnapshot(id) => Some(json!({ "id": id })),
         LocalError::VdiIsSnapshot(id) => Some(json!({ "id": id })),
         LocalError::VdiTwice { vm, vdi } => Some(json!({ "VM": vm, "VDI": vdi })),

@@ -13,6 +13,7 @@ mod flow;
 mod idempotency;
 mod imports;
 mod markdown;
+mod networks;
 mod options;
 mod preconditions;
 mod public;

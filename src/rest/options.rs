@@ -33,9 +33,7 @@ fn allowed(pattern: &str) -> &'static str {
         (_, ["vdis", "{id}.{extension}"]) => "GET,HEAD,PUT",
         (Some(_), [_, "{id}.{extension}"]) => "GET,HEAD",
         (_, ["vdis" | "srs" | "vms" | "vbds"]) => "GET,HEAD,POST",
-        (Some(Collection::Hosts | Collection::Networks | Collection::Pools | Collection::Vifs), [_, _]) => {
-            "GET,HEAD,PATCH"
-        }
+        (Some(Collection::Hosts | Collection::Pools), [_, _]) => "GET,HEAD,PATCH",
         (Some(_), [_, _]) => "GET,HEAD,PATCH,DELETE",
         (Some(_), [_, _, "tags", _]) => "PUT,DELETE",
         (_, ["tasks" | "srs" | "vdis" | "vms", _, "actions", _]) => "GET,HEAD,POST",

@@ -13,7 +13,9 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, events, exports, public, srs, tasks, users, vbds, vdi_actions, vdis, vms};
+use super::{
+    collections, events, exports, networks, public, srs, tasks, users, vbds, vdi_actions, vdis, vms,
+};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -164,6 +166,12 @@ fn objects(config: &mut web::ServiceConfig) {
             Collection::Vbds => {
                 all = all.route(web::post().to(vbds::create));
                 one = one.route(web::delete().to(delete_vbd));
+            }
+            Collection::Vifs => {
+                one = one.route(web::delete().to(delete_vif));
+            }
+            Collection::Networks => {
+                one = one.route(web::delete().to(delete_network));
             }
             _ => {}
         }
@@ -378,6 +386,14 @@ async fn delete_sr(app: Service, caller: Caller, id: web::Path<String>) -> Answe
 
 async fn delete_vbd(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     vbds::delete(app, caller, &id).await
+}
+
+async fn delete_vif(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    networks::delete_vif(app, caller, &id).await
+}
+
+async fn delete_network(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    networks::delete(app, caller, &id).await
 }
 
 async fn download(

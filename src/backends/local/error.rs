@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::map_blob::MapError;
-use crate::ids::{ContentId, NetworkId, SrId, VbdId, VdiId, VmId};
+use crate::ids::{ContentId, NetworkId, SrId, VbdId, VdiId, VifId, VmId};
 use crate::state::StateError;
 
 use super::sr_dir::SrDirError;
@@ -49,6 +49,17 @@ pub enum LocalError {
     /// No such network.
     #[error("no such network {0}")]
     NoSuchNetwork(NetworkId),
+    /// No such VIF.
+    #[error("no such VIF {0}")]
+    NoSuchVif(VifId),
+    /// VMs are on a network.
+    #[error("the network {network} has {vifs} VIFs: delete these first")]
+    NetworkInUse {
+        /// The network.
+        network: NetworkId,
+        /// How many VIFs are on it.
+        vifs: usize,
+    },
     /// A snapshot of a VM stays as it was taken.
     #[error("the VM {0} is a snapshot: its disks stay as they are, and it has no snapshots of its own")]
     VmIsSnapshot(VmId),

@@ -14,6 +14,7 @@ mod error;
 mod fuse;
 mod labels;
 mod moves;
+mod networks;
 mod pins;
 mod recovery;
 mod replace;
