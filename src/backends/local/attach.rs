@@ -308,6 +308,8 @@ pub(super) fn scan(
                 }
                 found.push(disk);
             }
+            // It was on its way out.
+            Err(_) if !dir.exists(&file) => {}
             Err(error) => {
                 tracing::warn!(%file, %error, "a disk could not be taken over");
                 broken.push(Broken { file, reason: whole(&error) });

@@ -28,7 +28,7 @@ fn xo_cli_reads_what_it_asks_for() {
         response
     };
     for path in [
-        "/",
+        "",
         "vms",
         "vms?ndjson=",
         "vms?fields=name_label%2Cid",

@@ -70,7 +70,8 @@ fn what_is_not_known_is_left_out_and_not_null() {
 #[test]
 fn a_slash_at_the_end_is_ignored_everywhere() {
     let site = Site::new();
-    let mut targets = vec!["".into(), "tasks".into(), "users".into(), "ping".into()];
+    assert_eq!(site.server.json("/rest/v0"), site.server.json("/rest/v0/"));
+    let mut targets = vec!["tasks".into(), "users".into(), "ping".into()];
     for (collection, _, id) in site.kinds() {
         targets.push(format!("{collection}/{id}"));
         for below in ["tasks", "messages", "alarms", "actions"] {
@@ -82,7 +83,7 @@ fn a_slash_at_the_end_is_ignored_everywhere() {
     targets.push(format!("vdis/{}/extents", site.vdi));
     for target in targets {
         let with = site.send("GET", &format!("{target}/")).expect(200);
-        let without = site.send("GET", target.trim_start_matches('/')).expect(200);
+        let without = site.send("GET", &target).expect(200);
         if target != "ping" && !target.starts_with("hosts") && !target.starts_with("srs") {
             assert!(with.body == without.body, "{target}");
         }

@@ -85,7 +85,7 @@ fn ten_thousand_disks_come_at_once_whole_and_in_bounded_memory() {
 
     // Only the last one: the whole collection is looked through.
     let last = bounded(&server, || {
-        server.json(&format!("/rest/v0/vdis?fields=id&filter=name_label:\"disk%20{COUNT}!\""))
+        server.json(&format!("/rest/v0/vdis?fields=id&filter=name_label:%22disk%20{COUNT}!%22"))
     });
     assert_eq!(last.as_array().map(Vec::len), Some(1), "{last}");
 

@@ -191,7 +191,7 @@ fn an_empty_disk_is_made_and_attached() {
 fn the_curl_lines_of_the_documentation_work_as_printed() {
     let site = Site::new();
     let folder = crate::support::server::scratch();
-    let disk = Disk::lively(3 * MIB, 1);
+    let disk = Disk::lively(24 * MIB, 1);
     disk.write_raw(&folder.path().join("disk.raw"));
     let script = format!(
         "set -e -o pipefail\n\
