@@ -119,6 +119,11 @@ impl Collection {
         !matches!(self, Self::Vbds | Self::Vifs)
     }
 
+    /// Whether something may be done to its objects beside changing and deleting them; VMs of all kinds are asked.
+    pub fn has_actions(self) -> bool {
+        self.holds_vms() || matches!(self, Self::Srs | Self::Vdis)
+    }
+
     /// Whether it holds VMs: also snapshots and templates.
     pub fn holds_vms(self) -> bool {
         self.vm_kind().is_some()

@@ -15,8 +15,11 @@ use super::App;
 use super::JSON;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::markdown::{NOTHING, Table};
 use super::query::Query;
 
+/// The type of tables.
+const MARKDOWN: &str = "text/markdown; charset=utf-8";
 /// Objects that are read from the database in one go.
 const PAGE_ROWS: u32 = 200;
 
@@ -213,9 +216,9 @@ impl Listing {
                 let once = stream::iter([Ok::<_, std::convert::Infallible>(Bytes::from(body))]);
                 HttpResponse::Ok().insert_header((CONTENT_TYPE, "application/x-ndjson")).streaming(once)
             }
-            Form::Markdown => HttpResponse::Ok()
-                .insert_header((CONTENT_TYPE, "text/markdown; charset=utf-8"))
-                .body(markdown(&elements)),
+            Form::Markdown => {
+                HttpResponse::Ok().insert_header((CONTENT_TYPE, MARKDOWN)).body(Table::of(&elements))
+            }
         }
     }
 }
@@ -244,35 +247,6 @@ pub fn picked(object: &Value, names: &[Vec<String>]) -> Map<String, Value> {
         }
     }
     shown
-}
-
-fn markdown(elements: &[Value]) -> String {
-    if elements.is_empty() {
-        return "No results.\n".into();
-    }
-    let mut columns: Vec<&str> = Vec::new();
-    for members in elements.iter().filter_map(Value::as_object) {
-        for name in members.keys().filter(|name| *name != "href") {
-            if !columns.contains(&name.as_str()) {
-                columns.push(name);
-            }
-        }
-    }
-    let cell = |value: Option<&Value>| match value {
-        None => String::new(),
-        Some(Value::String(text)) => text.replace('|', "\\|").replace('\n', " "),
-        Some(other) => other.to_string().replace('|', "\\|"),
-    };
-    if columns.is_empty() {
-        let link = |element: &Value| cell(element.get("href").or(Some(element)));
-        return elements.iter().map(link).map(|line| line + "\n").collect();
-    }
-    let mut text = format!("| {} |\n|{}\n", columns.join(" | "), " --- |".repeat(columns.len()));
-    for element in elements {
-        let cells: Vec<String> = columns.iter().map(|name| cell(element.get(name))).collect();
-        text.push_str(&format!("| {} |\n", cells.join(" | ")));
-    }
-    text
 }
 
 /// `GET /rest/v0`: the collections.
@@ -316,13 +290,7 @@ pub async fn list(
         left: listing.limit.unwrap_or(u64::MAX),
     };
     match listing.form {
-        Form::Markdown => {
-            let (mut walk, mut all) = (walk, Vec::new());
-            while let Some(mut page) = walk.next().await? {
-                all.append(&mut page);
-            }
-            Ok(listing.written(all))
-        }
+        Form::Markdown => stream_table(walk).await,
         form => stream_elements(walk, form).await,
     }
 }
@@ -380,6 +348,31 @@ async fn stream_elements(mut walk: Walk, form: Form) -> Result<HttpResponse, Api
     Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).streaming(pages))
 }
 
+/// Answers a collection as a table, page by page. Its columns are those of all elements: they are looked through twice,
+/// since to keep them would take as much memory as there are objects.
+async fn stream_table(mut walk: Walk) -> Result<HttpResponse, ApiError> {
+    let mut table = Table::default();
+    if walk.listing.fields != Fields::Link {
+        let mut columns = walk.clone();
+        while let Some(page) = columns.next().await? {
+            page.iter().for_each(|element| table.note(element));
+        }
+    }
+    let first = walk.next().await?;
+    let head = if first.is_some() { table.head() } else { NOTHING.into() };
+    let state = (walk, first, table, Some(head));
+    let pages = stream::try_unfold(state, |(mut walk, page, table, head)| async move {
+        if page.is_none() && head.is_none() {
+            return Ok::<_, ApiError>(None);
+        }
+        let mut text = head.unwrap_or_default();
+        page.iter().flatten().for_each(|element| text.push_str(&table.row(element)));
+        let next = if page.is_some() { walk.next().await? } else { None };
+        Ok(Some((Bytes::from(text), (walk, next, table, None))))
+    });
+    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, MARKDOWN)).streaming(pages))
+}
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Progress {
     Begun,
@@ -388,6 +381,7 @@ enum Progress {
 }
 
 /// A walk through a collection.
+#[derive(Clone)]
 struct Walk {
     inventory: Inventory,
     principal: Principal,
@@ -442,6 +436,40 @@ pub async fn one(
     caller.require(Capability::Read, Some(id), collection.name())?;
     let object = seen(&app, &caller, collection, id, "read").await?;
     Ok(HttpResponse::Ok().content_type(JSON).json(object))
+}
+
+/// `GET /<collection>/<id>/messages|alarms`: there are none, since nothing runs here that would send any.
+///
+/// # Errors
+/// As [`one`]; 422 for parameters that cannot be taken, 400 for a filter that is none.
+pub async fn nothing_of(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    collection: Collection,
+    id: &str,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Read, Some(id), collection.name())?;
+    let listing = Listing::of(&Query::of(&request)?).await?;
+    seen(&app, &caller, collection, id, "read").await?;
+    listing.answer(Vec::new()).await
+}
+
+/// `GET /<collection>/<id>/actions` where nothing can be done; `_` stands for any object.
+///
+/// # Errors
+/// As [`one`].
+pub async fn no_actions(
+    app: web::Data<App>,
+    caller: Caller,
+    collection: Collection,
+    id: &str,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Read, Some(id), collection.name())?;
+    if id != "_" {
+        seen(&app, &caller, collection, id, "read").await?;
+    }
+    Ok(HttpResponse::Ok().content_type(JSON).json(Vec::<Value>::new()))
 }
 
 /// An object that must be in a collection and that the caller's token must see, who wants to do something to it.
@@ -512,13 +540,5 @@ mod tests {
         let listing = Listing::of(&hard).await.unwrap();
         assert!(!listing.keeps(&text), "what takes too long is left out");
         assert!(listing.select(vec![text]).await.is_err(), "where it can be, it is refused");
-    }
-
-    #[test]
-    fn markdown_is_a_table_of_the_members_or_a_list_of_links() {
-        assert_eq!(markdown(&[]), "No results.\n");
-        assert_eq!(markdown(&[json!("/a"), json!("/b")]), "/a\n/b\n");
-        let rows = [json!({"a": "x|y", "b": {"c": 1}, "href": "/a"})];
-        assert_eq!(markdown(&rows), "| a | b |\n| --- | --- |\n| x\\|y | {\"c\":1} |\n");
     }
 }

@@ -22,6 +22,7 @@ use crate::state::StateError;
 use crate::transfers::admission::{NotAdmitted, TurnError};
 use crate::transfers::import::ImportError;
 use crate::transfers::recipe::RecipeError;
+use crate::transfers::scan::ScanError;
 use crate::transfers::snapshot::SnapshotError;
 
 /// A parameter or a member of a body that cannot be taken.
@@ -515,9 +516,10 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
         | LocalError::NoSuchSr(_)
         | LocalError::NoSuchVm(_)
         | LocalError::NoSuchVbd(_)
+        | LocalError::NoSuchVif(_)
         | LocalError::NoSuchNetwork(_) => (StatusCode::NOT_FOUND, "no_such_object"),
-        LocalError::VmIsSnapshot(_) => (StatusCode::CONFLICT, "vm_is_snapshot"),
         LocalError::NetworkInUse { .. } => (StatusCode::CONFLICT, "network_in_use"),
+        LocalError::VmIsSnapshot(_) => (StatusCode::CONFLICT, "vm_is_snapshot"),
         LocalError::VdiIsSnapshot(_) => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_is_snapshot"),
         LocalError::VdiTwice { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "vdi_twice"),
         LocalError::NoPosition { .. } => (StatusCode::CONFLICT, "no_free_position"),
@@ -560,8 +562,9 @@ fn store_data(error: &LocalError) -> Option<Value> {
         LocalError::NoSuchVm(id) => Some(json!({ "id": id, "type": "VM" })),
         LocalError::NoSuchVbd(id) => Some(json!({ "id": id, "type": "VBD" })),
         LocalError::NoSuchNetwork(id) => Some(json!({ "id": id, "type": "network" })),
+        LocalError::NoSuchVif(id) => Some(json!({ "id": id, "type": "VIF" })),
+        LocalError::NetworkInUse { network, vifs } => Some(json!({ "id": network, "count": vifs })),
         LocalError::VmIsSnapshot(id) => Some(json!({ "id": id })),
-        LocalError::NetworkInUse { network, count } => Some(json!({ "id": network, "count": count })),
         LocalError::VdiIsSnapshot(id) => Some(json!({ "id": id })),
         LocalError::VdiTwice { vm, vdi } => Some(json!({ "VM": vm, "VDI": vdi })),
         LocalError::NoPosition { vm, position, .. } => Some(json!({ "VM": vm, "position": position })),
@@ -611,6 +614,15 @@ impl ResponseError for ApiError {
 impl From<LocalError> for ApiError {
     fn from(error: LocalError) -> Self {
         Self::Store(error)
+    }
+}
+
+impl From<ScanError> for ApiError {
+    fn from(error: ScanError) -> Self {
+        match error {
+            ScanError::Turn(error) => error.into(),
+            ScanError::Store(error) => error.into(),
+        }
     }
 }
 

@@ -2,6 +2,7 @@
 //! done by `transfers` and `backends`.
 
 mod caller;
+mod coding;
 mod collections;
 mod connection;
 mod edge;
@@ -11,6 +12,9 @@ mod exports;
 mod flow;
 mod idempotency;
 mod imports;
+mod markdown;
+mod networks;
+mod options;
 mod preconditions;
 mod public;
 mod query;

@@ -11,6 +11,7 @@ use crate::state::now_ms;
 use super::App;
 use super::caller::Caller;
 use super::error::ApiError;
+use super::options;
 
 /// `GET /ping`
 pub async fn ping() -> HttpResponse {
@@ -39,11 +40,14 @@ pub async fn ready(app: web::Data<App>) -> HttpResponse {
         .json(json!({ "status": "not ready", "reason": reason }))
 }
 
-/// What no route is for. Only those who may ask learn that.
+/// What no route is for, and `OPTIONS` of what has one. Only those who may ask learn that.
 ///
 /// # Errors
-/// Always: 401 without credentials, 404 with them.
+/// 401 without credentials, 404 with them.
 pub async fn no_route(_caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
+    if let Some(answer) = options::answer(&request) {
+        return Ok(answer);
+    }
     Err(ApiError::NoSuchRoute {
         method: request.method().to_string(),
         path: request.path().chars().take(200).collect(),

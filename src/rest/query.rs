@@ -5,6 +5,7 @@ use actix_web::http::header::HeaderMap;
 use actix_web::{FromRequest, HttpRequest, web};
 use futures_util::StreamExt;
 use futures_util::future::LocalBoxFuture;
+use serde_json::map::Entry;
 use serde_json::{Map, Value};
 
 use super::App;
@@ -155,8 +156,9 @@ impl Params {
         match self.members.remove(name) {
             None => Ok(None),
             Some(Value::Bool(flag)) => Ok(Some(flag)),
-            Some(Value::String(text)) if text == "true" => Ok(Some(true)),
-            Some(Value::String(text)) if text == "false" => Ok(Some(false)),
+            // As in a query: some clients send `True`.
+            Some(Value::String(text)) if text == "1" || text.eq_ignore_ascii_case("true") => Ok(Some(true)),
+            Some(Value::String(text)) if text == "0" || text.eq_ignore_ascii_case("false") => Ok(Some(false)),
             Some(other) => Err(ApiError::invalid(body(name), "invalid boolean value", Some(other))),
         }
     }
@@ -271,7 +273,17 @@ fn read(kind: &str, bytes: &[u8]) -> Result<Params, ApiError> {
                 .map_err(|error| ApiError::MalformedBody(format!("the form is not valid UTF-8: {error}")))?;
             let pairs = web::Query::<Vec<(String, String)>>::from_query(text)
                 .map_err(|error| ApiError::MalformedBody(format!("the form cannot be read: {error}")))?;
-            let members = pairs.into_inner().into_iter().map(|(name, value)| (name, value.into())).collect();
+            let mut members = Map::new();
+            for (name, text) in pairs.into_inner() {
+                match members.entry(name) {
+                    Entry::Vacant(place) => drop(place.insert(text.into())),
+                    // A name that comes again makes a list.
+                    Entry::Occupied(mut place) => match place.get_mut() {
+                        Value::Array(list) => list.push(text.into()),
+                        one => *one = Value::from(vec![one.take(), text.into()]),
+                    },
+                }
+            }
             Ok(Params { members, from_form: true })
         }
         _ => Ok(Params::default()),
@@ -323,6 +335,18 @@ mod tests {
         assert!(read("application/json", b"{").is_err());
         assert!(read("application/json", b"[]").is_err());
         assert!(read("application/json", b"null").is_err());
+    }
+
+    #[test]
+    fn a_form_has_lists_of_one_and_of_many_and_booleans_as_it_is_used_to() {
+        let form = |text: &str| read("application/x-www-form-urlencoded", text.as_bytes()).unwrap();
+        assert_eq!(form("tags=a").texts("tags").unwrap().unwrap(), ["a"]);
+        assert_eq!(form("tags=a&x=y&tags=b&tags=a").texts("tags").unwrap().unwrap(), ["a", "b", "a"]);
+        assert!(form("name=a&name=b").text("name").is_err());
+        for (text, flag) in [("True", true), ("1", true), ("FALSE", false), ("0", false)] {
+            assert_eq!(form(&format!("a={text}")).flag("a").unwrap(), Some(flag), "{text}");
+        }
+        assert!(form("a=yes").flag("a").is_err());
     }
 
     #[test]

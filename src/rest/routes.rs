@@ -9,12 +9,13 @@ use crate::ids::DiskFormat;
 use crate::inventory::Collection;
 
 use super::App;
-use super::JSON;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, events, exports, public, srs, tasks, users, vbds, vdi_actions, vdis, vms};
+use super::{
+    collections, events, exports, networks, public, srs, tasks, users, vbds, vdi_actions, vdis, vms,
+};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -76,7 +77,11 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(web::delete().to(forget_task)),
         )
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
-        .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
+        .service(
+            resource("/rest/v0/tasks/{id}/actions/{action}")
+                .route(read().to(task_action))
+                .route(web::post().to(act_on_task)),
+        );
 }
 
 fn streams(config: &mut web::ServiceConfig) {
@@ -117,7 +122,11 @@ fn uploads_and_downloads(config: &mut web::ServiceConfig) {
         .service(resource("/rest/v0/pools/{id}/vms").route(web::post().to(upload_vm)))
         .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
         .service(resource("/rest/v0/srs/{id}/actions").route(read().to(sr_actions)))
-        .service(resource("/rest/v0/srs/{id}/actions/{action}").route(web::post().to(act_on_sr)))
+        .service(
+            resource("/rest/v0/srs/{id}/actions/{action}")
+                .route(read().to(sr_action))
+                .route(web::post().to(act_on_sr)),
+        )
         .service(resource("/rest/v0/vdis/{id}/actions").route(read().to(vdi_actions)))
         .service(
             resource("/rest/v0/vdis/{id}/actions/{action}")
@@ -154,16 +163,15 @@ fn objects(config: &mut web::ServiceConfig) {
             Collection::Vms => {
                 all = all.route(web::post().to(vms::create));
             }
-            Collection::Networks => {
-                one = one.route(web::delete().to(
-                    |app: Service, caller: Caller, id: web::Path<String>| async move {
-                        vms::delete_network(app, caller, &id).await
-                    },
-                ));
-            }
             Collection::Vbds => {
                 all = all.route(web::post().to(vbds::create));
                 one = one.route(web::delete().to(delete_vbd));
+            }
+            Collection::Vifs => {
+                one = one.route(web::delete().to(delete_vif));
+            }
+            Collection::Networks => {
+                one = one.route(web::delete().to(delete_network));
             }
             _ => {}
         }
@@ -190,6 +198,20 @@ fn objects(config: &mut web::ServiceConfig) {
                 },
             ),
         ));
+        for nothing in ["messages", "alarms"] {
+            config.service(resource(&format!("/rest/v0/{name}/{{id}}/{nothing}")).route(read().to(
+                move |app: Service, caller: Caller, request: HttpRequest, id: web::Path<String>| async move {
+                    collections::nothing_of(app, caller, request, collection, &id).await
+                },
+            )));
+        }
+        if !collection.has_actions() {
+            config.service(resource(&format!("/rest/v0/{name}/{{id}}/actions")).route(read().to(
+                move |app: Service, caller: Caller, id: web::Path<String>| async move {
+                    collections::no_actions(app, caller, collection, &id).await
+                },
+            )));
+        }
         if collection.is_labelled() {
             config.service(
                 resource(&format!("/rest/v0/{name}/{{id}}/tags/{{tag}}"))
@@ -287,6 +309,11 @@ async fn task_actions(app: Service, caller: Caller, id: web::Path<String>) -> An
     tasks::actions(app, caller, &id).await
 }
 
+async fn task_action(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+    let (id, action) = path.into_inner();
+    tasks::action(app, caller, &id, action).await
+}
+
 async fn act_on_task(
     app: Service,
     caller: Caller,
@@ -302,9 +329,7 @@ async fn act_on_task(
         "abort" => tasks::abort(app, caller, request, &id).await,
         "pause" => tasks::pause(app, caller, request, &id, true).await,
         "resume" => tasks::pause(app, caller, request, &id, false).await,
-        _ => {
-            Err(ApiError::NoSuchAction { name: action, reason: "a task can be aborted, paused and resumed" })
-        }
+        _ => Err(tasks::no_such_action(action)),
     }
 }
 
@@ -318,19 +343,22 @@ async fn unsubscribe(app: Service, caller: Caller, path: web::Path<(String, Stri
 }
 
 async fn sr_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
-    caller.require(crate::auth::Capability::Read, Some(&id), "sr")?;
-    if *id != *"_" {
-        collections::existing(&app, Collection::Srs, &id).await?;
-    }
-    Ok(HttpResponse::Ok().content_type(JSON).json([format!("/rest/v0/srs/{id}/actions/forget")]))
+    srs::actions(app, caller, &id).await
 }
 
-async fn act_on_sr(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
+async fn sr_action(app: Service, caller: Caller, path: web::Path<(String, String)>) -> Answer {
     let (id, action) = path.into_inner();
-    match action.as_str() {
-        "forget" => srs::forget(app, caller, &id).await,
-        _ => Err(ApiError::NoSuchAction { name: action, reason: "a local SR can be forgotten" }),
-    }
+    srs::action(app, caller, &id, action).await
+}
+
+async fn act_on_sr(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    path: web::Path<(String, String)>,
+    params: Params,
+) -> Answer {
+    srs::act(app, caller, request, path.into_inner(), params).await
 }
 
 async fn vdi_actions(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
@@ -358,6 +386,14 @@ async fn delete_sr(app: Service, caller: Caller, id: web::Path<String>) -> Answe
 
 async fn delete_vbd(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     vbds::delete(app, caller, &id).await
+}
+
+async fn delete_vif(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    networks::delete_vif(app, caller, &id).await
+}
+
+async fn delete_network(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    networks::delete(app, caller, &id).await
 }
 
 async fn download(

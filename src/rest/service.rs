@@ -20,6 +20,7 @@ use tokio::net::TcpStream;
 
 use super::App;
 use super::caller::Caller;
+use super::coding::Wanted;
 use super::connection::Connection;
 use super::edge::{Held, SharedPayload};
 use super::error::ApiError;
@@ -248,9 +249,10 @@ fn web_app(
             let unread = SharedPayload::install(&mut request, &cut);
             let version = request.version();
             let http2 = version == Version::HTTP_2;
+            let wanted = Wanted::of(request.method(), request.headers());
             let called = service.call(request);
             async move {
-                let mut response = called.await?.map_into_boxed_body();
+                let mut response = wanted.answer(called.await?.map_into_boxed_body()).await;
                 // The library would send it chunked, which HTTP/1.0 does not know.
                 if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
                     response = response.into_response(ApiError::HttpVersion.error_response());

@@ -4,19 +4,23 @@ use std::path::PathBuf;
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
-use actix_web::{HttpResponse, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
 use super::JSON;
 use crate::auth::Capability;
 use crate::backends::local::NewSr;
 use crate::ids::SrId;
+use crate::inventory::Collection;
+use crate::transfers::scan::submit;
 
 use super::App;
 use super::caller::Caller;
+use super::collections::seen;
 use super::error::ApiError;
 use super::idempotency::Made;
-use super::query::Params;
+use super::query::{Params, Query};
+use super::vms::accepted;
 
 /// `POST /srs`.
 ///
@@ -75,12 +79,102 @@ pub async fn delete(app: web::Data<App>, caller: Caller, id: &str) -> Result<Htt
     Ok(HttpResponse::NoContent().finish())
 }
 
+/// The actions on SRs. What a directory has freed, its file system has back already: there is nothing to reclaim.
+const ACTIONS: [&str; 2] = ["forget", "scan"];
+/// Why there are no others.
+const NO_OTHERS: &str = "a local SR can be forgotten and scanned";
+
+/// `GET /srs/<id>/actions`, where `_` stands for any SR.
+///
+/// # Errors
+/// 404 for the SR.
+pub async fn actions(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
+    require_readable(&app, &caller, id).await?;
+    let link = |name| format!("/rest/v0/srs/{id}/actions/{name}");
+    Ok(HttpResponse::Ok().content_type(JSON).json(ACTIONS.map(link)))
+}
+
+/// `GET /srs/<id>/actions/<action>`: the parameters that it takes, which are none.
+///
+/// # Errors
+/// 404 for the SR or the action.
+pub async fn action(
+    app: web::Data<App>,
+    caller: Caller,
+    id: &str,
+    name: String,
+) -> Result<HttpResponse, ApiError> {
+    require_readable(&app, &caller, id).await?;
+    if !ACTIONS.contains(&name.as_str()) {
+        return Err(ApiError::NoSuchAction { name, reason: NO_OTHERS });
+    }
+    Ok(HttpResponse::Ok().content_type(JSON).json(json!({ "params": {} })))
+}
+
+async fn require_readable(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError> {
+    caller.require(Capability::Read, Some(id), "sr")?;
+    if id != "_" {
+        seen(app, caller, Collection::Srs, id, "read").await?;
+    }
+    Ok(())
+}
+
+/// `POST /srs/<id>/actions/<action>`.
+///
+/// # Errors
+/// As the action; 404 when there is none of that name.
+pub async fn act(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    (id, action): (String, String),
+    params: Params,
+) -> Result<HttpResponse, ApiError> {
+    match action.as_str() {
+        "forget" => forget(app, caller, &id, params).await,
+        "scan" => scan(app, caller, request, &id, params).await,
+        _ => Err(ApiError::NoSuchAction { name: action, reason: NO_OTHERS }),
+    }
+}
+
+/// `POST /srs/<id>/actions/scan`: looks through its directory again; a task, or with `sync` its end.
+///
+/// # Errors
+/// 404; trouble with the directory.
+async fn scan(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: &str,
+    params: Params,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Administer, Some(id), "sr")?;
+    let sync = Query::of(&request)?.flag("sync")?;
+    params.nothing_else()?;
+    let sr = parsed(id)?;
+    app.store.sr(sr)?;
+    let begun = submit(&app.engine, &app.store, sr, &caller.user().to_string()).await?;
+    let task = begun.task();
+    caller.began(task).await?;
+    if !sync {
+        return Ok(accepted(task));
+    }
+    begun.ended(&app.engine, app.config.transfers.queue_wait.get()).await?;
+    Ok(HttpResponse::NoContent().finish())
+}
+
 /// `POST /srs/<id>/actions/forget`: leaves the files. Done when it is answered.
 ///
 /// # Errors
 /// 404.
-pub async fn forget(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
+async fn forget(
+    app: web::Data<App>,
+    caller: Caller,
+    id: &str,
+    params: Params,
+) -> Result<HttpResponse, ApiError> {
     caller.require(Capability::Administer, Some(id), "sr")?;
+    params.nothing_else()?;
     app.store.forget_sr(parsed(id)?).await?;
     Ok(HttpResponse::NoContent().finish())
 }

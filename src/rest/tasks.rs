@@ -24,6 +24,8 @@ use super::watch;
 const KEEP_ALIVE: std::time::Duration = std::time::Duration::from_secs(15);
 /// The most urgent that a task can be made; as much below zero the least.
 const MAX_PRIORITY: i32 = 1000;
+/// The actions on tasks.
+const ACTIONS: [&str; 3] = ["abort", "pause", "resume"];
 
 fn no_such(id: &str) -> ApiError {
     ApiError::NoSuchObject { kind: "task", id: id.chars().take(64).collect() }
@@ -266,16 +268,39 @@ pub async fn forget_all(app: web::Data<App>, caller: Caller) -> Result<HttpRespo
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `GET /tasks/<id>/actions`: what may be done to a task.
+/// `GET /tasks/<id>/actions`: what may be done to a task, where `_` stands for any.
 ///
 /// # Errors
 /// 404.
 pub async fn actions(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
-    caller.require(Capability::Read, Some(id), "task")?;
-    if id != "_" {
-        find(&app, &caller, id)?;
-    }
+    require_readable(&app, &caller, id)?;
     let link = |name: &str| Value::from(format!("/rest/v0/tasks/{id}/actions/{name}"));
-    let links = ["abort", "pause", "resume"].map(link);
-    Ok(HttpResponse::Ok().content_type(JSON).json(links))
+    Ok(HttpResponse::Ok().content_type(JSON).json(ACTIONS.map(link)))
+}
+
+/// `GET /tasks/<id>/actions/<action>`: the parameters that it takes, which are none.
+///
+/// # Errors
+/// 404 for the task or the action.
+pub async fn action(
+    app: web::Data<App>,
+    caller: Caller,
+    id: &str,
+    name: String,
+) -> Result<HttpResponse, ApiError> {
+    require_readable(&app, &caller, id)?;
+    if !ACTIONS.contains(&name.as_str()) {
+        return Err(no_such_action(name));
+    }
+    Ok(HttpResponse::Ok().content_type(JSON).json(json!({ "params": {} })))
+}
+
+fn require_readable(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError> {
+    caller.require(Capability::Read, Some(id), "task")?;
+    if id == "_" { Ok(()) } else { find(app, caller, id).map(drop) }
+}
+
+/// What is answered to an action that there is not.
+pub fn no_such_action(name: String) -> ApiError {
+    ApiError::NoSuchAction { name, reason: "a task can be aborted, paused and resumed" }
 }

@@ -130,18 +130,6 @@ pub async fn delete(
     Ok(HttpResponse::NoContent().finish())
 }
 
-/// `DELETE /networks/<id>`: one that an import has brought, when no VM is connected to it any more.
-///
-/// # Errors
-/// 404; 409 while it is in use.
-pub async fn delete_network(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
-    caller.require(Capability::Change, Some(id), "network")?;
-    seen(&app, &caller, Collection::Networks, id, "delete").await?;
-    let network = id.parse().map_err(|_| ApiError::NoSuchObject { kind: "network", id: id.to_owned() })?;
-    app.store.delete_network(network).await?;
-    Ok(HttpResponse::NoContent().finish())
-}
-
 /// `GET /vms|vm-snapshots|vm-templates/<id>/vdis`: its disks, as links to the collections that they are in.
 ///
 /// # Errors

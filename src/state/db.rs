@@ -202,6 +202,7 @@ fn connect(path: &Path, migrations: &[&str]) -> Result<Connection, StateError> {
     conn.pragma_update(None, "foreign_keys", true)?;
     conn.pragma_update(None, "journal_size_limit", WAL_KEEP_BYTES)?;
     migrations::migrate(&mut conn, path, migrations)?;
+    migrations::index(&conn);
     Ok(conn)
 }
 
@@ -297,6 +298,7 @@ pub(super) fn memory() -> Connection {
     let mut conn = Connection::open_in_memory().unwrap();
     conn.pragma_update(None, "foreign_keys", true).unwrap();
     migrations::migrate(&mut conn, Path::new(":memory:"), MIGRATIONS).unwrap();
+    migrations::index(&conn);
     conn
 }
 

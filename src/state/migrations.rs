@@ -20,6 +20,20 @@ pub const SCHEMA_VERSION: i64 = MIGRATIONS.len() as i64;
 pub(super) const MIGRATIONS: &[&str] =
     &[include_str!("schema_v1.sql"), include_str!("schema_v2.sql"), include_str!("schema_v3.sql")];
 
+/// Indexes that came after the tables that they are of. They change nothing of what the database says, so a former
+/// program can go on with it, and they need no version of their own. Each is asked for with every object of a collection.
+const LATE_INDEXES: &str = "
+    CREATE INDEX IF NOT EXISTS vdis_by_origin ON vdis (snapshot_of) WHERE snapshot_of IS NOT NULL;
+    CREATE INDEX IF NOT EXISTS contents_by_parent ON contents (parent_id) WHERE parent_id IS NOT NULL;";
+
+/// Makes the indexes that are not there yet. Without them everything works, only slower: where there is no room for
+/// them, say, that is no reason not to start.
+pub(super) fn index(conn: &Connection) {
+    if let Err(error) = conn.execute_batch(LATE_INDEXES) {
+        tracing::warn!(%error, "indexes of the state database are missing");
+    }
+}
+
 /// The file's version; 0 for a new one.
 ///
 /// # Errors

@@ -13,5 +13,6 @@ pub mod ova;
 pub mod recipe;
 pub mod representation;
 pub mod resume;
+pub mod scan;
 pub mod snapshot;
 pub mod stream;

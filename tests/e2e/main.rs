@@ -14,6 +14,8 @@ mod collections;
 #[cfg(test)]
 mod configuration;
 #[cfg(test)]
+mod conformance;
+#[cfg(test)]
 mod control;
 #[cfg(test)]
 mod crashes;

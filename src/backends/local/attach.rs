@@ -1,6 +1,6 @@
 //! Making SRs, attaching directories that hold disks already, letting SRs go.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, PoisonError};
@@ -52,14 +52,14 @@ pub struct Broken {
 }
 
 /// A disk found in a directory.
-struct Found {
-    content: ContentRow,
+pub(super) struct Found {
+    pub content: ContentRow,
     map: Vec<u8>,
     parent_file: Option<PathBuf>,
     path: PathBuf,
     /// Those that refer to it: the one whose name the file bears first. None for an internal node of a chain, which is
     /// no disk of its own.
-    vdis: Vec<VdiRow>,
+    pub vdis: Vec<VdiRow>,
 }
 
 impl LocalStore {
@@ -133,7 +133,7 @@ impl LocalStore {
         self.refuse_known_sr(id, &path)?;
         let dir = SrDir::take(&path, new.read_only)?;
         if !new.read_only {
-            recovery::sweep(&dir, &std::collections::HashSet::new())?;
+            recovery::sweep(&dir, &HashSet::new())?;
         }
         let mut row = SrRow {
             id,
@@ -153,7 +153,7 @@ impl LocalStore {
             created_ms: now_ms(),
         };
         let names = SrDir::kept_vdis(&row.path)?;
-        let (found, broken) = scan(&dir, &row, names)?;
+        let (found, broken) = scan(&dir, &row, names, || Ok(HashSet::new()))?;
         // New content lies in the form of what lies there already, unless somebody has said otherwise.
         let undecided = new.content_format.is_none() && kept.is_none();
         if undecided && found.iter().any(|disk| disk.content.format == DiskFormat::Vhd) {
@@ -164,7 +164,7 @@ impl LocalStore {
         let stored = row.clone();
         self.inner.db.transaction_blocking(move |tx| {
             disks::insert_sr(tx, &stored)?;
-            Ok(store_found(tx, &found)?)
+            Ok(store_found(tx, &found.iter().collect::<Vec<_>>(), &HashMap::new())?)
         })?;
         self.inner.srs.write().unwrap_or_else(PoisonError::into_inner).insert(id, sr);
         self.inner.changes.tell(ObjectChange::Many);
@@ -272,8 +272,14 @@ fn remove_own_directory(sr: &Sr, path: &Path) {
     }
 }
 
-/// Looks at every file of a directory that is named as a disk.
-fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Vec<Broken>), LocalError> {
+/// Looks at every file of a directory that is named as a disk, but for those that are known: which these are is asked
+/// when all names were read.
+pub(super) fn scan(
+    dir: &SrDir,
+    row: &SrRow,
+    names: Vec<KeptVdi>,
+    known: impl FnOnce() -> Result<HashSet<String>, LocalError>,
+) -> Result<(Vec<Found>, Vec<Broken>), LocalError> {
     let io = |source| SrDirError::Io { action: "reading", path: row.path.clone(), source };
     let mut files: HashMap<VdiId, (String, DiskFormat)> = HashMap::new();
     let (mut found, mut broken) = (Vec::new(), Vec::new());
@@ -287,6 +293,9 @@ fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Ve
             files.insert(id, (name, format));
         }
     }
+    let known = known()?;
+    files.retain(|_, (name, _)| !known.contains(name));
+    broken.retain(|one: &Broken| !known.contains(&one.file));
     let names: HashMap<VdiId, KeptVdi> = names.into_iter().map(|kept| (kept.id, kept)).collect();
     let mut shared = sharers(&names, &files);
     for (id, (file, format)) in files {
@@ -299,6 +308,8 @@ fn scan(dir: &SrDir, row: &SrRow, names: Vec<KeptVdi>) -> Result<(Vec<Found>, Ve
                 }
                 found.push(disk);
             }
+            // It was on its way out.
+            Err(_) if !dir.exists(&file) => {}
             Err(error) => {
                 tracing::warn!(%file, %error, "a disk could not be taken over");
                 broken.push(Broken { file, reason: whole(&error) });
@@ -389,7 +400,12 @@ fn vdi(id: VdiId, content: &ContentRow, kept: Option<&KeptVdi>) -> VdiRow {
     }
 }
 
-fn store_found(db: &rusqlite::Connection, found: &[Found]) -> rusqlite::Result<()> {
+/// Stores disks, each with its parent if that is among them or among the `known` contents of the SR, by their files.
+pub(super) fn store_found(
+    db: &rusqlite::Connection,
+    found: &[&Found],
+    known: &HashMap<String, ContentId>,
+) -> rusqlite::Result<()> {
     let by_name: HashMap<&std::ffi::OsStr, ContentId> =
         found.iter().filter_map(|found| Some((found.path.file_name()?, found.content.id))).collect();
     for disk in found {
@@ -399,7 +415,8 @@ fn store_found(db: &rusqlite::Connection, found: &[Found]) -> rusqlite::Result<(
         }
     }
     for disk in found {
-        let parent = disk.parent_file.as_ref().and_then(|path| by_name.get(path.file_name()?));
+        let name = disk.parent_file.as_ref().and_then(|path| path.file_name());
+        let parent = name.and_then(|name| by_name.get(name).or_else(|| known.get(name.to_str()?)));
         if let Some(parent) = parent {
             disks::set_parent(db, disk.content.id, *parent)?;
         }

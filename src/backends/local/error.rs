@@ -7,7 +7,7 @@ use serde::Serialize;
 use crate::disk::error::DiskError;
 use crate::disk::io_pool::IoPoolError;
 use crate::disk::map_blob::MapError;
-use crate::ids::{ContentId, NetworkId, SrId, VbdId, VdiId, VmId};
+use crate::ids::{ContentId, NetworkId, SrId, VbdId, VdiId, VifId, VmId};
 use crate::state::StateError;
 
 use super::sr_dir::SrDirError;
@@ -49,13 +49,16 @@ pub enum LocalError {
     /// No such network.
     #[error("no such network {0}")]
     NoSuchNetwork(NetworkId),
-    /// VMs are connected to the network.
-    #[error("the network {network} is in use: {count} interfaces of VMs are connected to it")]
+    /// No such VIF.
+    #[error("no such VIF {0}")]
+    NoSuchVif(VifId),
+    /// VMs are on a network.
+    #[error("the network {network} has {vifs} VIFs: delete these first")]
     NetworkInUse {
         /// The network.
         network: NetworkId,
-        /// How many are connected.
-        count: usize,
+        /// How many VIFs are on it.
+        vifs: usize,
     },
     /// A snapshot of a VM stays as it was taken.
     #[error("the VM {0} is a snapshot: its disks stay as they are, and it has no snapshots of its own")]

@@ -136,25 +136,6 @@ impl LocalStore {
         .await
     }
 
-    /// Removes a network that no interface is connected to.
-    ///
-    /// # Errors
-    /// [`LocalError::NoSuchNetwork`], [`LocalError::NetworkInUse`].
-    pub async fn delete_network(&self, id: NetworkId) -> Result<(), LocalError> {
-        self.change(move |tx| {
-            if networks::find_network(tx, id)?.is_none() {
-                return Ok(Err(LocalError::NoSuchNetwork(id)));
-            }
-            let count = networks::vifs_of_network(tx, id)?.len();
-            if count > 0 {
-                return Ok(Err(LocalError::NetworkInUse { network: id, count }));
-            }
-            networks::delete_network(tx, id)?;
-            Ok(Ok(((), vec![ObjectChange::Network(id)])))
-        })
-        .await
-    }
-
     /// Takes a snapshot of a VM as it is now, in one transaction and without room: each disk's snapshot refers to the
     /// content that the disk has.
     ///

@@ -211,6 +211,20 @@ impl Server {
         Pid::from_child(self.child.as_ref().expect("it runs"))
     }
 
+    /// The number of the process.
+    pub fn process_id(&self) -> i32 {
+        self.pid().as_raw_nonzero().get()
+    }
+
+    /// The time that processors have spent on it.
+    pub fn processor_time(&self) -> Duration {
+        let stat = std::fs::read_to_string(format!("/proc/{}/stat", self.process_id())).expect("it runs");
+        let fields: Vec<&str> = stat.rsplit(')').next().unwrap_or_default().split_whitespace().collect();
+        let ticks: u64 = fields[11..13].iter().map(|field| field.parse::<u64>().expect("a number")).sum();
+        // Linux counts for its users in hundredths of a second, whatever its own clock.
+        Duration::from_millis(ticks * 10)
+    }
+
     /// A number from the process's status, in bytes: `VmRSS`, `VmHWM`.
     pub fn memory(&self, field: &str) -> u64 {
         let status = std::fs::read_to_string(format!("/proc/{}/status", self.pid().as_raw_nonzero()))
