@@ -3,7 +3,7 @@
 //! What is to be done is written down before it is done, and what came of it afterwards, in a record of its own that names
 //! the first. What cannot be written down beforehand is not done.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, VecDeque};
 use std::net::IpAddr;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -24,6 +24,9 @@ const MAX_LOGINS: usize = 4096;
 
 /// Most addresses with tokens that are none that are written down in [`SAME_LOGIN`].
 const MAX_BAD_TOKENS: usize = 64;
+
+/// Most tasks whose beginning is known without a look into the database.
+const MAX_BEGUN: usize = 1024;
 
 /// Most characters of a name that somebody tried to log in with.
 const MAX_NAME_CHARS: usize = 128;
@@ -114,12 +117,13 @@ pub struct Audit {
     db: Db,
     logins: Arc<Mutex<Logins>>,
     bad_tokens: Arc<Mutex<Logins>>,
+    begun: Arc<Mutex<VecDeque<String>>>,
 }
 
 impl Audit {
     /// The audit in that database.
     pub fn new(db: Db) -> Self {
-        Self { db, logins: Arc::default(), bad_tokens: Arc::default() }
+        Self { db, logins: Arc::default(), bad_tokens: Arc::default(), begun: Arc::default() }
     }
 
     async fn append(&self, entry: Entry) -> Result<i64, AuditError> {
@@ -170,8 +174,19 @@ impl Audit {
         object: Object,
         task: String,
     ) -> Result<(), AuditError> {
-        let entry = Entry { task: Some(task), ..actor.entry(action, Some(object), Outcome::Success) };
-        Ok(self.db.transaction(move |transaction| audit::append_once(transaction, &entry, now_ms())).await?)
+        let task_id = Some(task.clone());
+        let entry = Entry { task: task_id, ..actor.entry(action, Some(object), Outcome::Success) };
+        self.db.transaction(move |transaction| audit::append_once(transaction, &entry, now_ms())).await?;
+        let mut begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.truncate(MAX_BEGUN - 1);
+        begun.push_front(task);
+        Ok(())
+    }
+
+    /// Whether it was written down lately that this task has begun.
+    pub fn has_begun(&self, task: &str) -> bool {
+        let begun = self.begun.lock().unwrap_or_else(PoisonError::into_inner);
+        begun.iter().any(|known| known == task)
     }
 
     /// Writes down a login by password. Over REST, where every request may carry the password, once a minute for the same

@@ -14,7 +14,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, events, exports, public, srs, tasks, users, vbds, vdi_actions, vdis, vms};
+use super::{audit, collections, events, exports, public, srs, tasks, users, vbds, vdi_actions, vdis, vms};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -75,6 +75,8 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(web::patch().to(adjust_task))
                 .route(web::delete().to(forget_task)),
         )
+        .service(resource("/rest/v0/audit").route(read().to(audit::list)))
+        .service(resource("/rest/v0/audit/{id}").route(read().to(audit_record)))
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
         .service(resource("/rest/v0/tasks/{id}/actions/{action}").route(web::post().to(act_on_task)));
 }
@@ -237,6 +239,10 @@ fn vms_of_all_kinds(config: &mut web::ServiceConfig) {
                     )),
             );
     }
+}
+
+async fn audit_record(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    audit::one(app, caller, &id).await
 }
 
 async fn user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
