@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use rustix::termios::{self, LocalModes, OptionalActions};
 
+use crate::auth::audit::{Actor, Audit, AuditError, Object, Outcome};
 use crate::auth::{
     AccountError, Accounts, AdminPasswordSource, KeepTokens, Passwords, Role, TokenError, UserName,
     ensure_admin, random_password,
@@ -145,12 +146,24 @@ pub enum AccessError {
     /// The output cannot be written as JSON.
     #[error("cannot write the output as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// What cannot be written down is not done.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The machinery to run in cannot be had.
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
 }
 
 impl AccessError {
+    /// What came of something that failed so.
+    fn audit_outcome(&self) -> Outcome {
+        match self {
+            Self::State(_) | Self::Output(_) => Outcome::Failure,
+            Self::Account(AccountError::State(_)) | Self::Token(TokenError::State(_)) => Outcome::Failure,
+            _ => Outcome::Refused,
+        }
+    }
+
     /// The exit code of the program: 2 for wrong usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Config(_)) { 2 } else { 1 }
@@ -197,6 +210,33 @@ pub(super) fn with_state<R>(
         access.db.close().await;
         outcome
     })
+}
+
+/// Does something that is written down in the audit, with who runs the program as the one who does it.
+pub(super) async fn audited<R>(
+    access: &Access,
+    action: &str,
+    object: Object,
+    work: impl Future<Output = Result<R, AccessError>>,
+    found: impl FnOnce(&R) -> (Option<String>, Option<String>),
+) -> Result<R, AccessError> {
+    let audit = Audit::new(access.db.clone());
+    let mut intent = audit.intend(Actor::of_this_process(), action, Some(object)).await?;
+    let done = work.await;
+    match &done {
+        Ok(made) => {
+            let (id, name) = found(made);
+            intent.found(id, name);
+            intent.end(Outcome::Success, None).await;
+        }
+        Err(error) => intent.end(error.audit_outcome(), None).await,
+    }
+    done
+}
+
+/// A user or a token, for the audit.
+pub(super) fn object(kind: &str, id: Option<String>, name: Option<String>) -> Object {
+    Object { kind: kind.to_owned(), id, name }
 }
 
 /// Prints a text as the whole output.
@@ -250,13 +290,18 @@ fn execute(
         UserCommand::Add { name, role, password_stdin, data } => {
             let password = new_password(*password_stdin)?;
             with_state(data, async |access| {
-                let user = access.accounts.add(name, *role, password.text().to_owned()).await?;
-                let printed = password.print(out);
-                if printed.is_err() {
-                    // a user whose password nobody knows would only be in the way
-                    access.accounts.remove(user.id).await?;
-                }
-                printed
+                let made = object("user", None, Some(name.to_string()));
+                let added = async {
+                    let user = access.accounts.add(name, *role, password.text().to_owned()).await?;
+                    if let Err(lost) = password.print(out) {
+                        // a user whose password nobody knows would only be in the way
+                        access.accounts.remove(user.id).await?;
+                        return Err(lost);
+                    }
+                    Ok(user.id)
+                };
+                audited(access, "user.create", made, added, |id| (Some(id.to_string()), None)).await?;
+                Ok(())
             })
         }
         UserCommand::Passwd { name, password_stdin, keep_tokens, data } => {
@@ -264,10 +309,14 @@ fn execute(
             let keep = if *keep_tokens { KeepTokens::All } else { KeepTokens::None };
             with_state(data, async |access| {
                 let user = access.accounts.by_name(name.as_str()).await?;
-                // printed first: a password that was changed and then lost would lock the user out
-                password.print(out)?;
-                access.accounts.set_password(user.id, password.text().to_owned(), keep).await?;
-                Ok(())
+                let changed = object("user", Some(user.id.to_string()), Some(user.name.clone()));
+                let change = async {
+                    // printed first: a password that was changed and then lost would lock the user out
+                    password.print(out)?;
+                    access.accounts.set_password(user.id, password.text().to_owned(), keep).await?;
+                    Ok(())
+                };
+                audited(access, "user.update", changed, change, |()| (None, None)).await
             })
         }
         UserCommand::List { json, data } => with_state(data, async |access| {
@@ -292,8 +341,9 @@ fn execute(
         }),
         UserCommand::Remove { name, data } => with_state(data, async |access| {
             let user = access.accounts.by_name(name.as_str()).await?;
-            access.accounts.remove(user.id).await?;
-            Ok(())
+            let removed = object("user", Some(user.id.to_string()), Some(user.name.clone()));
+            let remove = async { Ok(access.accounts.remove(user.id).await.map(drop)?) };
+            audited(access, "user.delete", removed, remove, |()| (None, None)).await
         }),
     }
 }

@@ -114,9 +114,11 @@ mod tests {
 
     #[test]
     fn ports_and_brackets_are_no_part_of_an_address() {
-        for (text, address) in
-            [("203.0.113.9:80", "203.0.113.9"), ("[2001:db9::1]", "2001:db9::1"), ("[2001:db9::1]:1", "2001:db9::1")]
-        {
+        for (text, address) in [
+            ("203.0.113.9:80", "203.0.113.9"),
+            ("[2001:db9::1]", "2001:db9::1"),
+            ("[2001:db9::1]:1", "2001:db9::1"),
+        ] {
             assert_eq!(seen("10.0.0.1", &[("x-forwarded-for", text)]), address, "{text}");
         }
     }
@@ -124,7 +126,10 @@ mod tests {
     #[test]
     fn what_hides_an_address_ends_the_list() {
         assert_eq!(seen("10.0.0.1", &[("x-forwarded-for", "127.0.0.1, unknown")]), "10.0.0.1");
-        assert_eq!(seen("10.0.0.1", &[("forwarded", "for=127.0.0.1, for=_hidden, for=10.9.9.9")]), "10.9.9.9");
+        assert_eq!(
+            seen("10.0.0.1", &[("forwarded", "for=127.0.0.1, for=_hidden, for=10.9.9.9")]),
+            "10.9.9.9"
+        );
         assert_eq!(seen("10.0.0.1", &[("forwarded", "for=127.0.0.1, proto=https")]), "10.0.0.1");
     }
 

@@ -10,7 +10,7 @@ use futures_util::future::LocalBoxFuture;
 use gantry_actors::JobId;
 
 use crate::auth::audit::{Actor, Via};
-use crate::auth::{AuthError, Capability, Credentials, CredentialProblem, Principal, credentials_from};
+use crate::auth::{AuthError, Capability, CredentialProblem, Credentials, Principal, credentials_from};
 use crate::ids::{SrId, UserId};
 use crate::transfers::import::ImportPlan;
 
@@ -45,13 +45,7 @@ pub struct Audited {
 impl Caller {
     /// A sender with nothing planned yet.
     pub fn new(principal: Principal, address: IpAddr) -> Self {
-        Self {
-            principal,
-            address,
-            audited: Rc::default(),
-            plan: Rc::default(),
-            claim: Rc::default(),
-        }
+        Self { principal, address, audited: Rc::default(), plan: Rc::default(), claim: Rc::default() }
     }
 
     /// The sender, for the audit.

@@ -176,11 +176,7 @@ impl Listing {
     ///
     /// # Errors
     /// 400 when the filter takes too much work on one of them.
-    pub async fn shown_of(
-        &self,
-        objects: Vec<(Value, String)>,
-        most: u64,
-    ) -> Result<Vec<Value>, ApiError> {
+    pub async fn shown_of(&self, objects: Vec<(Value, String)>, most: u64) -> Result<Vec<Value>, ApiError> {
         let kept = self.matching(objects, most).await?;
         Ok(kept.into_iter().map(|(object, href)| self.element(object, &href)).collect())
     }

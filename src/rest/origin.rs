@@ -168,8 +168,7 @@ impl Shared {
         }
         if let Some(origin) = self.origin {
             if origin != "*" {
-                headers
-                    .insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
+                headers.insert(header::ACCESS_CONTROL_ALLOW_CREDENTIALS, HeaderValue::from_static("true"));
             }
             headers.insert(header::ACCESS_CONTROL_ALLOW_ORIGIN, origin);
             headers.insert(header::ACCESS_CONTROL_EXPOSE_HEADERS, HeaderValue::from_static(EXPOSED));
@@ -202,7 +201,8 @@ mod tests {
     use super::*;
 
     fn head(method: Method, headers: &[(&'static str, &str)]) -> RequestHead {
-        let mut head = RequestHead { method, ..RequestHead::default() };
+        let mut head = RequestHead::default();
+        head.method = method;
         head.headers.insert(header::HOST, HeaderValue::from_static("gantry.example:8080"));
         for (name, value) in headers {
             head.headers.append(HeaderName::from_static(name), HeaderValue::from_str(value).unwrap());
@@ -316,7 +316,9 @@ mod tests {
             headers
         };
         let page = of("text/html; charset=utf-8");
-        assert!(page.get("content-security-policy").unwrap().to_str().unwrap().contains("frame-ancestors 'none'"));
+        assert!(
+            page.get("content-security-policy").unwrap().to_str().unwrap().contains("frame-ancestors 'none'")
+        );
         assert_eq!(page.get("x-frame-options").unwrap(), "DENY");
         assert_eq!(page.get("referrer-policy").unwrap(), "no-referrer");
         let json = of("application/json");

@@ -162,10 +162,13 @@ pub fn append(transaction: &Transaction<'_>, entry: &Entry, time_ms: i64) -> Res
     let (last, previous) = end(transaction, "head")?;
     let seq = last.saturating_add(1);
     let sealed = Sealed { seq, time: time_ms, entry: entry.clone() };
-    let text = serde_json::to_string(&sealed).map_err(|_| StateError::corrupt("audit.record", &entry.action))?;
+    let text =
+        serde_json::to_string(&sealed).map_err(|_| StateError::corrupt("audit.record", &entry.action))?;
     let hash = chained(&previous, &text);
     transaction
-        .prepare_cached("INSERT INTO audit (seq, time_ms, task_id, record, hash) VALUES (?1, ?2, ?3, ?4, ?5)")?
+        .prepare_cached(
+            "INSERT INTO audit (seq, time_ms, task_id, record, hash) VALUES (?1, ?2, ?3, ?4, ?5)",
+        )?
         .execute(params![seq, time_ms, entry.task, text, hash])?;
     transaction
         .prepare_cached("UPDATE audit_ends SET seq = ?1, hash = ?2 WHERE name = 'head'")?
@@ -232,7 +235,8 @@ pub fn cut(transaction: &Transaction<'_>, before_ms: i64) -> Result<u32, StateEr
         count = count.saturating_add(1);
     }
     let Some((seq, hash)) = last else { return Ok(0) };
-    transaction.execute("UPDATE audit_ends SET seq = ?1, hash = ?2 WHERE name = 'anchor'", params![seq, hash])?;
+    transaction
+        .execute("UPDATE audit_ends SET seq = ?1, hash = ?2 WHERE name = 'anchor'", params![seq, hash])?;
     transaction.execute("DELETE FROM audit WHERE seq <= ?1", [seq])?;
     Ok(count)
 }

@@ -59,9 +59,7 @@ impl Action {
             ("POST", ["srs", id, "actions", "forget"]) => Some(action("SR", "forget", Some(id))),
             ("POST", ["srs", _, "vdis"]) => Some(action("VDI", "import", None)),
             ("POST", ["pools", _, "vms"]) => Some(action("VM", "import", None)),
-            ("PUT", ["vdis", file]) => {
-                Some(action("VDI", "replace", Some(file.rsplit_once('.')?.0)))
-            }
+            ("PUT", ["vdis", file]) => Some(action("VDI", "replace", Some(file.rsplit_once('.')?.0))),
             ("POST", [collection, id, "actions", word @ ("snapshot" | "migrate")]) => {
                 Some(action(Collection::named(collection)?.kind(), word, Some(id)))
             }
@@ -131,7 +129,12 @@ mod tests {
         for (method, path, name, id) in [
             ("POST", "users/authentication_tokens", "token.create", None),
             ("POST", "users/x/authentication_tokens/", "token.create", None),
-            ("DELETE", "users/x/authentication_tokens/0123456789abcdef", "token.revoke", Some("0123456789abcdef")),
+            (
+                "DELETE",
+                "users/x/authentication_tokens/0123456789abcdef",
+                "token.revoke",
+                Some("0123456789abcdef"),
+            ),
             ("DELETE", "users/x/authentication_tokens/nonsense", "token.revoke", None),
             ("POST", "users", "user.create", None),
             ("PATCH", "users/x", "user.update", Some("x")),

@@ -21,10 +21,7 @@ use super::action::{Action, object_name};
 ///
 /// # Errors
 /// Those of the route.
-pub async fn guard(
-    request: ServiceRequest,
-    next: Next<BoxBody>,
-) -> Result<ServiceResponse<BoxBody>, Error> {
+pub async fn guard(request: ServiceRequest, next: Next<BoxBody>) -> Result<ServiceResponse<BoxBody>, Error> {
     // As the router reads it: what is written with percent signs is no other address.
     let action = Action::of(request.method(), request.match_info().as_str());
     let app = request.app_data::<web::Data<App>>().cloned();

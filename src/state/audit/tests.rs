@@ -20,7 +20,7 @@ fn entry(action: &str) -> Entry {
     }
 }
 
-fn add(conn: &mut Connection, entry: &Entry, time_ms: i64) -> u64 {
+fn add(conn: &mut Connection, entry: &Entry, time_ms: i64) -> i64 {
     let transaction = conn.transaction().unwrap();
     let seq = append(&transaction, entry, time_ms).unwrap();
     transaction.commit().unwrap();
