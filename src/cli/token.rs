@@ -6,7 +6,8 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 
-use super::user::{AccessError, DataArgs, audited, object, print, shown_time, table, with_state};
+use super::audited::{audited, object};
+use super::user::{AccessError, DataArgs, print, shown_time, table, with_state};
 use crate::auth::{Scope, TokenId, TokenRecord, TokenRequest, User, Validity, create_token, revoke_token};
 use crate::state::{now_ms, tokens};
 

@@ -6,7 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use rustix::termios::{self, LocalModes, OptionalActions};
 
-use crate::auth::audit::{Actor, Audit, AuditError, Object, Outcome};
+use super::audited::{audited, object};
+use crate::auth::audit::AuditError;
 use crate::auth::{
     AccountError, Accounts, AdminPasswordSource, KeepTokens, Passwords, Role, TokenError, UserName,
     ensure_admin, random_password,
@@ -155,15 +156,6 @@ pub enum AccessError {
 }
 
 impl AccessError {
-    /// What came of something that failed so.
-    fn audit_outcome(&self) -> Outcome {
-        match self {
-            Self::State(_) | Self::Output(_) => Outcome::Failure,
-            Self::Account(AccountError::State(_)) | Self::Token(TokenError::State(_)) => Outcome::Failure,
-            _ => Outcome::Refused,
-        }
-    }
-
     /// The exit code of the program: 2 for wrong usage, 1 for everything else.
     pub fn exit_code(&self) -> u8 {
         if matches!(self, Self::Config(_)) { 2 } else { 1 }
@@ -210,33 +202,6 @@ pub(super) fn with_state<R>(
         access.db.close().await;
         outcome
     })
-}
-
-/// Does something that is written down in the audit, with who runs the program as the one who does it.
-pub(super) async fn audited<R>(
-    access: &Access,
-    action: &str,
-    object: Object,
-    work: impl Future<Output = Result<R, AccessError>>,
-    found: impl FnOnce(&R) -> (Option<String>, Option<String>),
-) -> Result<R, AccessError> {
-    let audit = Audit::new(access.db.clone());
-    let mut intent = audit.intend(Actor::of_this_process(), action, Some(object)).await?;
-    let done = work.await;
-    match &done {
-        Ok(made) => {
-            let (id, name) = found(made);
-            intent.found(id, name);
-            intent.end(Outcome::Success, None).await;
-        }
-        Err(error) => intent.end(error.audit_outcome(), None).await,
-    }
-    done
-}
-
-/// A user or a token, for the audit.
-pub(super) fn object(kind: &str, id: Option<String>, name: Option<String>) -> Object {
-    Object { kind: kind.to_owned(), id, name }
 }
 
 /// Prints a text as the whole output.

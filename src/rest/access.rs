@@ -94,7 +94,7 @@ impl Line {
     }
 
     /// Writes nothing.
-    pub fn forget(mut self: Box<Self>) {
+    pub fn forget(mut self) {
         self.forgotten = true;
     }
 

@@ -24,7 +24,7 @@ use super::revocation::Cut;
 /// found is in here.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    principal: Principal,
+    principal: Rc<Principal>,
     address: IpAddr,
     audited: Rc<RefCell<Audited>>,
     plan: Rc<RefCell<Option<ImportPlan>>>,
@@ -45,7 +45,13 @@ pub struct Audited {
 impl Caller {
     /// A sender with nothing planned yet.
     pub fn new(principal: Principal, address: IpAddr) -> Self {
-        Self { principal, address, audited: Rc::default(), plan: Rc::default(), claim: Rc::default() }
+        Self {
+            principal: Rc::new(principal),
+            address,
+            audited: Rc::default(),
+            plan: Rc::default(),
+            claim: Rc::default(),
+        }
     }
 
     /// The sender, for the audit.

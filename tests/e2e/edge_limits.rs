@@ -71,7 +71,7 @@ fn a_connection_on_which_nothing_is_asked_is_closed() {
     let mut answer = Vec::new();
     stream.read_to_end(&mut answer).expect("it closes gently");
     assert!(answer.starts_with(b"HTTP/1.1 200"));
-    assert!(begun.elapsed() >= Duration::from_millis(900), "{:?}", begun.elapsed());
+    assert!(begun.elapsed() >= Duration::from_millis(500), "{:?}", begun.elapsed());
 }
 
 #[test]
