@@ -45,6 +45,8 @@ pub struct Config {
     pub limits: Limits,
     /// What is remembered of those that ended.
     pub tasks: Tasks,
+    /// What is written down of who did what.
+    pub audit: Audit,
     /// `/metrics`.
     pub metrics: Metrics,
     /// The log on stderr.
@@ -63,6 +65,7 @@ impl Default for Config {
             transfers: Transfers::default(),
             limits: Limits::default(),
             tasks: Tasks::default(),
+            audit: Audit::default(),
             metrics: Metrics::default(),
             log: Log::default(),
         }
@@ -81,6 +84,8 @@ pub struct Http {
     pub cors_origins: Vec<String>,
     /// How long a request's head may take to arrive.
     pub head_timeout: Span,
+    /// How long a connection stays open that nothing is asked on.
+    pub idle_timeout: Span,
     /// The largest JSON or form body that is read.
     pub max_json: Size,
 }
@@ -92,6 +97,7 @@ impl Default for Http {
             trusted_proxies: Vec::new(),
             cors_origins: Vec::new(),
             head_timeout: Span::from_secs(10),
+            idle_timeout: Span::from_secs(75),
             max_json: Size::mib(1),
         }
     }
@@ -254,6 +260,20 @@ pub struct Tasks {
 impl Default for Tasks {
     fn default() -> Self {
         Self { keep: 1000, max_age: Span::from_days(30) }
+    }
+}
+
+/// `[audit]`: what is written down of who did what.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Audit {
+    /// For how long a record is kept.
+    pub keep: Span,
+}
+
+impl Default for Audit {
+    fn default() -> Self {
+        Self { keep: Span::from_days(365) }
     }
 }
 

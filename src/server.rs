@@ -12,13 +12,13 @@ use tokio::task::JoinHandle;
 
 use crate::auth::{self, AccountError, AdminPasswordSource, Authenticator, Passwords};
 use crate::backends::local::{LocalError, LocalStore};
-use crate::config::{Config, Limits};
+use crate::config::{Config, Limits, Tls};
 use crate::disk::worker::spawn_worker;
 use crate::image::budget::Budget;
 use crate::image::compute::ComputePool;
 use crate::rest::{self, App, Idempotency, ServiceError};
 use crate::state::{DataDir, DataDirError, Db, StateError, documents, jobs};
-use crate::tls::{self, TlsError};
+use crate::tls::{Certificate, TlsError};
 use crate::transfers::admission;
 use crate::transfers::export::{self, ExportDesk};
 use crate::transfers::journal::SqliteJournal;
@@ -68,6 +68,7 @@ pub struct RunningServer {
     pub addresses: Vec<SocketAddr>,
     /// Whether it speaks TLS.
     pub secure: bool,
+    certificate: Option<Certificate>,
     app: web::Data<App>,
     engine: Engine,
     handle: ServerHandle,
@@ -103,10 +104,14 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     let tls = match config.tls.is_on() {
         true => {
             let (tls, folder) = (config.tls.clone(), config.data.clone());
-            Some(tokio::task::spawn_blocking(move || tls::server_config(&tls, &folder)).await??)
+            Some(tokio::task::spawn_blocking(move || Certificate::load(&tls, &folder)).await??)
         }
         false => None,
     };
+    if let Some(certificate) = &tls {
+        let (fingerprint, self_signed) = (certificate.fingerprint(), config.tls.self_signed);
+        tracing::info!(fingerprint, self_signed, "the certificate's SHA-256 fingerprint is {fingerprint}");
+    }
     let store = open_store(&config, &db).await?;
     let transfers = &config.transfers;
     let budget = Budget::new(transfers.memory_budget.bytes(), transfers.window.bytes());
@@ -135,7 +140,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     let app =
         web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports, budget));
     Idempotency::settle(&app).await?;
-    let listening = match rest::bind(&app, tls.as_ref(), drain) {
+    let listening = match rest::bind(&app, tls.as_ref().map(Certificate::server_config).as_ref(), drain) {
         Ok(listening) => listening,
         Err(error) => {
             engine.stop().await;
@@ -148,6 +153,7 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
     Ok(RunningServer {
         addresses: listening.addresses,
         secure: tls.is_some(),
+        certificate: tls,
         app,
         engine,
         handle: listening.handle,
@@ -195,6 +201,26 @@ impl RunningServer {
         let engine = self.engine.handle();
         engine.set_limits(admission::admission_limits(limits));
         engine.set_bandwidth(admission::bandwidth_limits(limits));
+    }
+
+    /// Reads the certificate anew that a configuration names, for who takes it with [`Self::show`]. `None` when this
+    /// server, or that configuration, is without TLS: that cannot change while it runs.
+    ///
+    /// # Errors
+    /// [`StartError`]; nothing has changed.
+    pub async fn read_certificate(&self, tls: &Tls) -> Result<Option<Certificate>, StartError> {
+        if self.certificate.is_none() || !tls.is_on() {
+            return Ok(None);
+        }
+        let (tls, folder) = (tls.clone(), self.app.config.data.clone());
+        Ok(Some(tokio::task::spawn_blocking(move || Certificate::load(&tls, &folder)).await??))
+    }
+
+    /// Shows another certificate to whoever connects from now on. Connections that are there go on.
+    pub fn show(&self, fresh: &Certificate) {
+        if let Some(certificate) = &self.certificate {
+            certificate.replace_with(fresh);
+        }
     }
 
     /// Resolves when the HTTP server has ended by itself, which it should not.

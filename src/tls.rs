@@ -1,13 +1,19 @@
-//! Certificates: the operator's own, or one that is made at the first start.
+//! Certificates: the operator's own, or one that is made at the first start. Another one can be taken while connections
+//! go on: they keep theirs, and new ones get the new.
 
 use std::fs::{self, OpenOptions};
 use std::io::Write;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, PoisonError, RwLock};
 
 use rustls::ServerConfig;
+use rustls::crypto::ring::default_provider;
 use rustls::pki_types::pem::PemObject;
 use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use rustls::server::{ClientHello, ResolvesServerCert};
+use rustls::sign::CertifiedKey;
+use sha2::{Digest, Sha256};
 
 use crate::config::Tls;
 
@@ -43,11 +49,53 @@ pub enum TlsError {
     },
 }
 
-/// The TLS side of a server. Reads files, and writes them when a certificate is to be made. Blocks.
-///
-/// # Errors
-/// [`TlsError`].
-pub fn server_config(tls: &Tls, data: &Path) -> Result<ServerConfig, TlsError> {
+/// The certificate that new connections get. Clones share it.
+#[derive(Debug, Clone)]
+pub struct Certificate {
+    current: Arc<Current>,
+}
+
+#[derive(Debug)]
+struct Current(RwLock<Arc<CertifiedKey>>);
+
+impl ResolvesServerCert for Current {
+    fn resolve(&self, _: ClientHello<'_>) -> Option<Arc<CertifiedKey>> {
+        Some(Arc::clone(&self.0.read().unwrap_or_else(PoisonError::into_inner)))
+    }
+}
+
+impl Certificate {
+    /// Reads the files, and writes them when a certificate is to be made. Blocks.
+    ///
+    /// # Errors
+    /// [`TlsError`].
+    pub fn load(tls: &Tls, data: &Path) -> Result<Self, TlsError> {
+        let key = certified_key(tls, data)?;
+        Ok(Self { current: Arc::new(Current(RwLock::new(Arc::new(key)))) })
+    }
+
+    /// Takes the other's place.
+    pub fn replace_with(&self, other: &Self) {
+        let fresh = Arc::clone(&other.current.0.read().unwrap_or_else(PoisonError::into_inner));
+        *self.current.0.write().unwrap_or_else(PoisonError::into_inner) = fresh;
+    }
+
+    /// The SHA-256 of the certificate, as browsers and openssl show it.
+    pub fn fingerprint(&self) -> String {
+        let current = self.current.0.read().unwrap_or_else(PoisonError::into_inner);
+        let Some(own) = current.cert.first() else { return String::new() };
+        let bytes: Vec<String> = Sha256::digest(own).iter().map(|byte| format!("{byte:02X}")).collect();
+        bytes.join(":")
+    }
+
+    /// The TLS side of a server that shows it.
+    pub fn server_config(&self) -> ServerConfig {
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::<Current>::clone(&self.current);
+        ServerConfig::builder().with_no_client_auth().with_cert_resolver(resolver)
+    }
+}
+
+fn certified_key(tls: &Tls, data: &Path) -> Result<CertifiedKey, TlsError> {
     let (cert, key) = match (&tls.cert, &tls.key) {
         (Some(cert), Some(key)) => (cert.clone(), key.clone()),
         (None, None) => self_signed(data)?,
@@ -66,7 +114,8 @@ pub fn server_config(tls: &Tls, data: &Path) -> Result<ServerConfig, TlsError> {
         return Err(TlsError::Unusable { path: cert, what: "certificate", reason });
     }
     let private = PrivateKeyDer::from_pem_file(&key).map_err(|error| unusable(&key, "private key", error))?;
-    Ok(ServerConfig::builder().with_no_client_auth().with_single_cert(chain, private)?)
+    // Refuses a key that is another certificate's.
+    Ok(CertifiedKey::from_der(chain, private, &default_provider())?)
 }
 
 /// The certificate that was made at the first start, or is made now.
@@ -95,4 +144,39 @@ fn write(path: &Path, text: &str, mode: u32) -> Result<(), TlsError> {
         .and_then(|mut file| file.write_all(text.as_bytes()).and_then(|()| file.sync_all()))
         .and_then(|()| fs::rename(&fresh, path));
     written.map_err(|source| TlsError::Write { path: path.into(), source })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_certificate_is_made_once_and_known_by_its_fingerprint() {
+        let dir = tempfile::tempdir().unwrap();
+        let tls = Tls { self_signed: true, ..Tls::default() };
+        let first = Certificate::load(&tls, dir.path()).unwrap();
+        let again = Certificate::load(&tls, dir.path()).unwrap();
+        assert_eq!(first.fingerprint(), again.fingerprint());
+        assert_eq!(first.fingerprint().len(), 32 * 3 - 1);
+        let other = tempfile::tempdir().unwrap();
+        let other = Certificate::load(&tls, other.path()).unwrap();
+        assert_ne!(first.fingerprint(), other.fingerprint());
+        first.replace_with(&other);
+        assert_eq!(first.fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn the_key_of_another_certificate_is_refused() {
+        let dirs = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+        let self_signed = Tls { self_signed: true, ..Tls::default() };
+        for dir in &dirs {
+            Certificate::load(&self_signed, dir.path()).unwrap();
+        }
+        let [one, other] = dirs.each_ref().map(|dir| dir.path());
+        let mixed =
+            |key: PathBuf| Tls { cert: Some(one.join("tls-cert.pem")), key: Some(key), self_signed: false };
+        assert!(Certificate::load(&mixed(one.join("tls-key.pem")), one).is_ok());
+        let refused = Certificate::load(&mixed(other.join("tls-key.pem")), one);
+        assert!(matches!(refused, Err(TlsError::Rejected(_))), "{refused:?}");
+    }
 }

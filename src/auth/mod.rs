@@ -2,6 +2,7 @@
 //! headers that carry credentials.
 
 mod accounts;
+pub mod audit;
 mod authenticator;
 mod credentials;
 mod first_start;

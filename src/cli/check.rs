@@ -4,6 +4,7 @@
 
 mod archive;
 mod archive_facts;
+mod audit;
 mod chain;
 mod compressed;
 mod report;
@@ -18,6 +19,8 @@ use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use clap::Args;
+
+use super::user::DataArgs;
 
 use self::report::{Problem, Report};
 use self::source::{CheckError, Source};
@@ -46,11 +49,18 @@ Exit codes: 0 sound, 1 cannot be read, 2 wrong usage, 4 damaged.
 Examples:
   gantry check disk.vhd
   gantry check vm.xva
+  gantry check --audit --data /var/lib/gantry
   gantry check --json disk.raw.zst")]
 pub struct CheckArgs {
     /// The image: a .vhd, .raw or .xva file, also in gzip or zstd
-    #[arg(value_name = "FILE")]
-    pub file: PathBuf,
+    #[arg(value_name = "FILE", required_unless_present = "audit", conflicts_with = "audit")]
+    pub file: Option<PathBuf>,
+    /// Check the audit of a data directory instead, whether a server works on it or not
+    #[arg(long)]
+    pub audit: bool,
+    /// Where that data directory is
+    #[command(flatten)]
+    pub data: DataArgs,
     /// Print one JSON object instead of text
     #[arg(long)]
     pub json: bool,
@@ -62,15 +72,23 @@ pub fn run(args: &CheckArgs) -> u8 {
 }
 
 fn check(args: &CheckArgs, out: &mut dyn Write) -> u8 {
-    let report = match examine(&args.file) {
-        Ok(report) => report,
-        Err(error) => {
-            complain(&error);
-            return FAILED;
-        }
+    let (sound, text) = match &args.file {
+        Some(file) => match examine(file) {
+            Ok(report) => (report.sound, if args.json { report.json() } else { report.text() }),
+            Err(error) => {
+                complain(&error);
+                return FAILED;
+            }
+        },
+        None => match audit::examine(&args.data, args.json) {
+            Ok(found) => found,
+            Err(error) => {
+                complain(&error);
+                return error.exit_code();
+            }
+        },
     };
-    let verdict = if report.sound { SOUND } else { DAMAGED };
-    let text = if args.json { report.json() } else { report.text() };
+    let verdict = if sound { SOUND } else { DAMAGED };
     match out.write_all(text.as_bytes()).and_then(|()| out.flush()) {
         Ok(()) => verdict,
         // Whoever reads the output has had enough; the verdict stands.

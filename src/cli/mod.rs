@@ -1,5 +1,6 @@
 //! The command line: one module per command.
 
+mod audited;
 pub mod check;
 pub mod demo;
 pub mod filter;

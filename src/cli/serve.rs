@@ -64,18 +64,35 @@ pub fn run(args: ServeArgs) -> u8 {
 }
 
 /// SIGHUP: takes what may change while the server runs. A configuration that cannot be read changes nothing.
-fn reload(overrides: &Overrides, level: &LevelHandle, running: &RunningServer) {
-    match Config::load(overrides) {
-        Err(error) => tracing::error!(%error, "SIGHUP: the configuration is bad, nothing was changed"),
-        Ok(config) => match level.set(&config.log.level) {
-            Err(error) => tracing::error!(%error, "SIGHUP: the log level is bad, nothing was changed"),
-            Ok(()) => {
-                running.set_limits(&config.limits);
-                let level = &config.log.level;
-                tracing::info!(%level, limits = ?config.limits, "SIGHUP: log level and limits were taken over");
-            }
-        },
+async fn reload(overrides: &Overrides, level: &LevelHandle, running: &RunningServer) {
+    let config = match Config::load(overrides) {
+        Ok(config) => config,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP: the configuration is bad, nothing was changed");
+            return;
+        }
+    };
+    let certificate = match running.read_certificate(&config.tls).await {
+        Ok(certificate) => certificate,
+        Err(error) => {
+            tracing::error!(%error, "SIGHUP: the certificate is bad, nothing was changed");
+            return;
+        }
+    };
+    if let Err(error) = level.set(&config.log.level) {
+        tracing::error!(%error, "SIGHUP: the log level is bad, nothing was changed");
+        return;
     }
+    running.set_limits(&config.limits);
+    if let Some(certificate) = certificate {
+        running.show(&certificate);
+        tracing::info!(fingerprint = certificate.fingerprint(), "SIGHUP: the certificate was read again");
+    }
+    if running.secure != config.tls.is_on() {
+        tracing::warn!("SIGHUP: TLS cannot be switched on or off while the server runs");
+    }
+    let level = &config.log.level;
+    tracing::info!(%level, limits = ?config.limits, "SIGHUP: log level and limits were taken over");
 }
 
 async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8 {
@@ -118,7 +135,7 @@ async fn serve(config: Config, overrides: &Overrides, level: &LevelHandle) -> u8
                 break;
             }
             _ = hangup.recv() => {
-                reload(overrides, level, &running);
+                reload(overrides, level, &running).await;
             }
         }
     }

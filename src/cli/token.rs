@@ -6,6 +6,7 @@ use std::io::Write;
 
 use clap::{Args, Subcommand};
 
+use super::audited::{audited, object};
 use super::user::{AccessError, DataArgs, print, shown_time, table, with_state};
 use crate::auth::{Scope, TokenId, TokenRecord, TokenRequest, User, Validity, create_token, revoke_token};
 use crate::state::{now_ms, tokens};
@@ -89,25 +90,30 @@ Examples:
 /// [`AccessError`], with its exit code.
 pub fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), AccessError> {
     match &args.command {
-        TokenCommand::Create { user, expires, description, scope, object, sr, renewable, data } => {
+        TokenCommand::Create { user, expires, description, scope, object: objects, sr, renewable, data } => {
             let request = TokenRequest {
                 client: None,
                 description: description.clone(),
                 expires_in: Some(*expires),
                 scope: listed(scope),
-                objects: listed(object),
+                objects: listed(objects),
                 srs: listed(sr),
                 renewable: Some(*renewable),
             };
             with_state(data, async |access| {
                 let owner = access.accounts.by_name(user).await?;
-                let issued = create_token(&access.db, owner.id, None, request).await?;
-                let printed = print(out, &format!("{}\n", issued.secret));
-                if printed.is_err() {
-                    // nobody knows it, so nobody should have to wonder what it is
-                    revoke_token(&access.db, None, issued.record.id).await?;
-                }
-                printed
+                let made = object("token", None, Some(format!("of {}", owner.name)));
+                let create = async {
+                    let issued = create_token(&access.db, owner.id, None, request).await?;
+                    if let Err(lost) = print(out, &format!("{}\n", issued.secret)) {
+                        // nobody knows it, so nobody should have to wonder what it is
+                        revoke_token(&access.db, None, issued.record.id).await?;
+                        return Err(lost);
+                    }
+                    Ok(issued.record.id)
+                };
+                audited(access, "token.create", made, create, |id| (Some(id.to_string()), None)).await?;
+                Ok(())
             })
         }
         TokenCommand::List { user, json, data } => with_state(data, async |access| {
@@ -130,12 +136,16 @@ pub fn run(args: &TokenArgs, out: &mut dyn Write) -> Result<(), AccessError> {
             };
             print(out, &text)
         }),
-        TokenCommand::Revoke { id, data } => {
-            with_state(data, async |access| match revoke_token(&access.db, None, *id).await? {
-                Some(_) => Ok(()),
-                None => Err(AccessError::NoSuchToken { id: *id }),
-            })
-        }
+        TokenCommand::Revoke { id, data } => with_state(data, async |access| {
+            let revoke = async {
+                match revoke_token(&access.db, None, *id).await? {
+                    Some(_) => Ok(()),
+                    None => Err(AccessError::NoSuchToken { id: *id }),
+                }
+            };
+            let revoked = object("token", Some(id.to_string()), None);
+            audited(access, "token.revoke", revoked, revoke, |()| (None, None)).await
+        }),
     }
 }
 

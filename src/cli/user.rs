@@ -6,6 +6,8 @@ use std::path::PathBuf;
 use clap::{Args, Subcommand};
 use rustix::termios::{self, LocalModes, OptionalActions};
 
+use super::audited::{audited, object};
+use crate::auth::audit::AuditError;
 use crate::auth::{
     AccountError, Accounts, AdminPasswordSource, KeepTokens, Passwords, Role, TokenError, UserName,
     ensure_admin, random_password,
@@ -145,6 +147,9 @@ pub enum AccessError {
     /// The output cannot be written as JSON.
     #[error("cannot write the output as JSON: {0}")]
     Json(#[from] serde_json::Error),
+    /// What cannot be written down is not done.
+    #[error(transparent)]
+    Audit(#[from] AuditError),
     /// The machinery to run in cannot be had.
     #[error("cannot start: {0}")]
     Runtime(#[source] io::Error),
@@ -250,13 +255,18 @@ fn execute(
         UserCommand::Add { name, role, password_stdin, data } => {
             let password = new_password(*password_stdin)?;
             with_state(data, async |access| {
-                let user = access.accounts.add(name, *role, password.text().to_owned()).await?;
-                let printed = password.print(out);
-                if printed.is_err() {
-                    // a user whose password nobody knows would only be in the way
-                    access.accounts.remove(user.id).await?;
-                }
-                printed
+                let made = object("user", None, Some(name.to_string()));
+                let added = async {
+                    let user = access.accounts.add(name, *role, password.text().to_owned()).await?;
+                    if let Err(lost) = password.print(out) {
+                        // a user whose password nobody knows would only be in the way
+                        access.accounts.remove(user.id).await?;
+                        return Err(lost);
+                    }
+                    Ok(user.id)
+                };
+                audited(access, "user.create", made, added, |id| (Some(id.to_string()), None)).await?;
+                Ok(())
             })
         }
         UserCommand::Passwd { name, password_stdin, keep_tokens, data } => {
@@ -264,10 +274,14 @@ fn execute(
             let keep = if *keep_tokens { KeepTokens::All } else { KeepTokens::None };
             with_state(data, async |access| {
                 let user = access.accounts.by_name(name.as_str()).await?;
-                // printed first: a password that was changed and then lost would lock the user out
-                password.print(out)?;
-                access.accounts.set_password(user.id, password.text().to_owned(), keep).await?;
-                Ok(())
+                let changed = object("user", Some(user.id.to_string()), Some(user.name.clone()));
+                let change = async {
+                    // printed first: a password that was changed and then lost would lock the user out
+                    password.print(out)?;
+                    access.accounts.set_password(user.id, password.text().to_owned(), keep).await?;
+                    Ok(())
+                };
+                audited(access, "user.update", changed, change, |()| (None, None)).await
             })
         }
         UserCommand::List { json, data } => with_state(data, async |access| {
@@ -292,8 +306,9 @@ fn execute(
         }),
         UserCommand::Remove { name, data } => with_state(data, async |access| {
             let user = access.accounts.by_name(name.as_str()).await?;
-            access.accounts.remove(user.id).await?;
-            Ok(())
+            let removed = object("user", Some(user.id.to_string()), Some(user.name.clone()));
+            let remove = async { Ok(access.accounts.remove(user.id).await.map(drop)?) };
+            audited(access, "user.delete", removed, remove, |()| (None, None)).await
         }),
     }
 }

@@ -28,6 +28,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("http", "trusted_proxies", Kind::List),
     ("http", "cors_origins", Kind::List),
     ("http", "head_timeout", Kind::Text),
+    ("http", "idle_timeout", Kind::Text),
     ("http", "max_json", Kind::Text),
     ("tls", "cert", Kind::Text),
     ("tls", "key", Kind::Text),
@@ -53,6 +54,7 @@ const KEYS: &[(&str, &str, Kind)] = &[
     ("limits", "bandwidth_per_sr", Kind::Text),
     ("tasks", "keep", Kind::Integer),
     ("tasks", "max_age", Kind::Text),
+    ("audit", "keep", Kind::Text),
     ("metrics", "listen", Kind::Text),
     ("metrics", "token", Kind::Text),
     ("log", "format", Kind::Text),
@@ -298,6 +300,8 @@ impl Config {
         at_least("transfers.memory_budget", self.transfers.memory_budget, Size::mib(1))?;
         for (key, span) in [
             ("http.head_timeout", self.http.head_timeout),
+            ("http.idle_timeout", self.http.idle_timeout),
+            ("audit.keep", self.audit.keep),
             ("transfers.upload_idle", self.transfers.upload_idle),
             ("transfers.download_idle", self.transfers.download_idle()),
         ] {

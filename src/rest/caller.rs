@@ -9,11 +9,13 @@ use actix_web::{FromRequest, HttpMessage, HttpRequest, HttpResponse, web};
 use futures_util::future::LocalBoxFuture;
 use gantry_actors::JobId;
 
-use crate::auth::{AuthError, Capability, CredentialProblem, Principal, credentials_from};
+use crate::auth::audit::{Actor, Via};
+use crate::auth::{AuthError, Capability, CredentialProblem, Credentials, Principal, credentials_from};
 use crate::ids::{SrId, UserId};
 use crate::transfers::import::ImportPlan;
 
 use super::App;
+use super::address::client_address;
 use super::error::ApiError;
 use super::idempotency::{Claim, Made};
 use super::revocation::Cut;
@@ -22,15 +24,51 @@ use super::revocation::Cut;
 /// found is in here.
 #[derive(Debug, Clone)]
 pub struct Caller {
-    principal: Principal,
+    principal: Rc<Principal>,
+    address: IpAddr,
+    audited: Rc<RefCell<Audited>>,
     plan: Rc<RefCell<Option<ImportPlan>>>,
     claim: Rc<RefCell<Option<Rc<Claim>>>>,
 }
 
+/// What turns out about a request that is written down in the audit.
+#[derive(Debug, Clone, Default)]
+pub struct Audited {
+    /// The task that does it.
+    pub task: Option<JobId>,
+    /// The id of what it is about, where the address does not say it.
+    pub id: Option<String>,
+    /// What people call it.
+    pub name: Option<String>,
+}
+
 impl Caller {
     /// A sender with nothing planned yet.
-    pub fn new(principal: Principal) -> Self {
-        Self { principal, plan: Rc::default(), claim: Rc::default() }
+    pub fn new(principal: Principal, address: IpAddr) -> Self {
+        Self {
+            principal: Rc::new(principal),
+            address,
+            audited: Rc::default(),
+            plan: Rc::default(),
+            claim: Rc::default(),
+        }
+    }
+
+    /// The sender, for the audit.
+    pub fn actor(&self) -> Actor {
+        Actor::of(&self.principal, Via::Rest, self.address)
+    }
+
+    /// Says what is made, for the audit.
+    pub fn audit_made(&self, id: impl ToString, name: Option<String>) {
+        let mut audited = self.audited.borrow_mut();
+        audited.id = Some(id.to_string());
+        audited.name = name.or_else(|| audited.name.take());
+    }
+
+    /// What has turned out for the audit.
+    pub fn audited(&self) -> Audited {
+        self.audited.borrow().clone()
     }
 
     /// A sender whose upload was admitted.
@@ -64,6 +102,7 @@ impl Caller {
     /// # Errors
     /// 503 when it cannot be noted.
     pub async fn began(&self, task: JobId) -> Result<(), ApiError> {
+        self.audited.borrow_mut().task = Some(task);
         match self.claim() {
             Some(claim) => claim.began(task).await,
             None => Ok(()),
@@ -81,6 +120,10 @@ impl Caller {
         task: Option<JobId>,
         answer: impl FnOnce() -> HttpResponse,
     ) -> Result<(), ApiError> {
+        self.audit_made(made.id(), None);
+        if task.is_some() {
+            self.audited.borrow_mut().task = task;
+        }
         match self.claim() {
             Some(claim) => claim.makes(made, task, answer()).await,
             None => Ok(()),
@@ -151,9 +194,26 @@ impl Caller {
             CredentialProblem::Invalid => ApiError::Unauthenticated,
         })?;
         let credentials = credentials.ok_or(ApiError::Unauthenticated)?;
-        let address = client_address(app, headers, peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
-        let principal = app.authenticator.authenticate(credentials, address).await.map_err(refusal)?;
-        Ok(Self::new(principal))
+        let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
+        let address = client_address(&app.config.http.trusted_proxies, headers, peer);
+        let name = match &credentials {
+            Credentials::Password { user, .. } => Some(user.clone()),
+            Credentials::Token(_) => None,
+        };
+        match app.authenticator.authenticate(credentials, address).await {
+            Ok(principal) => {
+                if name.is_some() {
+                    app.audit.signed_in(&principal, Via::Rest, address).await.map_err(ApiError::Audit)?;
+                }
+                Ok(Self::new(principal, address))
+            }
+            Err(error) => {
+                if matches!(error, AuthError::Invalid) {
+                    app.audit.login_failed(name.as_deref(), Via::Rest, address).await;
+                }
+                Err(refusal(error))
+            }
+        }
     }
 }
 
@@ -168,32 +228,6 @@ pub fn refusal(error: AuthError) -> ApiError {
     }
 }
 
-/// The client's address: the peer's, or, behind proxies that are trusted, what the nearest of them that is not
-/// says.
-fn client_address(app: &App, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
-    let trusted =
-        |address: IpAddr| app.config.http.trusted_proxies.iter().any(|network| network.contains(address));
-    let mut address = peer;
-    if !trusted(address) {
-        return address;
-    }
-    let forwarded: Vec<&str> = headers
-        .get_all("x-forwarded-for")
-        .filter_map(|value| value.to_str().ok())
-        .flat_map(|value| value.split(','))
-        .collect();
-    for hop in forwarded.iter().rev() {
-        match hop.trim().parse() {
-            Ok(hop) => address = hop,
-            Err(_) => break,
-        }
-        if !trusted(address) {
-            break;
-        }
-    }
-    address
-}
-
 impl FromRequest for Caller {
     type Error = ApiError;
     type Future = LocalBoxFuture<'static, Result<Self, ApiError>>;
@@ -203,6 +237,7 @@ impl FromRequest for Caller {
         let app = request.app_data::<web::Data<App>>().cloned();
         let cut = request.extensions().get::<Cut>().cloned();
         let (headers, peer) = (request.headers().clone(), request.peer_addr().map(|peer| peer.ip()));
+        let request = request.clone();
         Box::pin(async move {
             if let Some(admitted) = admitted {
                 return Ok(admitted);
@@ -212,6 +247,8 @@ impl FromRequest for Caller {
             if let Some(cut) = cut {
                 cut.when_revoked(&app.revocations, caller.principal());
             }
+            // For who looks for the sender later: the line in the log, the audit.
+            request.extensions_mut().insert(caller.clone());
             Ok(caller)
         })
     }

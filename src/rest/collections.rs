@@ -175,6 +175,20 @@ impl Listing {
         evaluated.await.map_err(|_| ApiError::Unfinished("evaluating the filter"))?
     }
 
+    /// The first `most` of whole objects that the filter matches, as they are shown.
+    ///
+    /// # Errors
+    /// 400 when the filter takes too much work on one of them.
+    pub async fn shown_of(&self, objects: Vec<(Value, String)>, most: u64) -> Result<Vec<Value>, ApiError> {
+        let kept = self.matching(objects, most).await?;
+        Ok(kept.into_iter().map(|(object, href)| self.element(object, &href)).collect())
+    }
+
+    /// How many are to be shown.
+    pub fn limit(&self) -> u64 {
+        self.limit.unwrap_or(u64::MAX)
+    }
+
     /// The first of the whole objects that the filter matches, as many as are to be shown.
     ///
     /// # Errors
@@ -289,6 +303,26 @@ pub async fn list(
         after: String::new(),
         left: listing.limit.unwrap_or(u64::MAX),
     };
+    answer_pages(walk, &listing).await
+}
+
+/// A collection that is read page by page.
+pub trait Pages {
+    /// The next elements; `None` at the end, never an empty page.
+    ///
+    /// # Errors
+    /// 400 when the filter takes too much work on one of them.
+    async fn next(&mut self) -> Result<Option<Vec<Value>>, ApiError>;
+}
+
+/// Answers a collection in the form that was asked for.
+///
+/// # Errors
+/// 400 for a filter that takes too much work.
+pub async fn answer_pages(
+    mut walk: impl Pages + 'static,
+    listing: &Listing,
+) -> Result<HttpResponse, ApiError> {
     match listing.form {
         Form::Markdown => stream_table(walk).await,
         form => stream_elements(walk, form).await,
@@ -296,7 +330,7 @@ pub async fn list(
 }
 
 /// Answers a collection page by page: the first is read before the head is sent, so that trouble is a status.
-async fn stream_elements(mut walk: Walk, form: Form) -> Result<HttpResponse, ApiError> {
+async fn stream_elements(mut walk: impl Pages + 'static, form: Form) -> Result<HttpResponse, ApiError> {
     let first = walk.next().await?;
     let kind = if form == Form::Lines { "application/x-ndjson" } else { JSON };
     let state = (walk, first, form, Progress::Begun);
@@ -391,8 +425,7 @@ struct Walk {
     left: u64,
 }
 
-impl Walk {
-    /// The next elements; `None` at the end, never an empty page.
+impl Pages for Walk {
     async fn next(&mut self) -> Result<Option<Vec<Value>>, ApiError> {
         while self.left > 0 {
             let page = self.inventory.page(self.collection, &self.after, PAGE_ROWS).await?;
@@ -400,9 +433,7 @@ impl Walk {
             self.after = last.id().to_owned();
             let seen = page.into_iter().filter(|placed| sees(&self.principal, placed));
             let linked = seen.map(|placed| linked(self.collection, placed));
-            let kept = self.listing.matching(linked.collect(), self.left).await?;
-            let elements: Vec<Value> =
-                kept.into_iter().map(|(object, href)| self.listing.element(object, &href)).collect();
+            let elements = self.listing.shown_of(linked.collect(), self.left).await?;
             self.left = self.left.saturating_sub(elements.len() as u64);
             if !elements.is_empty() {
                 return Ok(Some(elements));

@@ -24,6 +24,7 @@ use futures_util::Stream;
 use tokio::time::{Instant, Sleep};
 use tokio_util::sync::WaitForCancellationFutureOwned;
 
+use super::access::Line;
 use super::connection::InFlight;
 use super::revocation::Cut;
 
@@ -109,6 +110,7 @@ pub struct Held {
     _cut: Option<Cut>,
     http2: bool,
     _in_flight: Option<InFlight>,
+    line: Option<Box<Line>>,
 }
 
 impl Held {
@@ -129,7 +131,14 @@ impl Held {
             _cut: None,
             http2,
             _in_flight: in_flight,
+            line: None,
         }
+    }
+
+    /// Has the request's line in the log written when the answer is over.
+    pub fn logged(mut self, line: Option<Box<Line>>) -> Self {
+        self.line = line;
+        self
     }
 
     /// Breaks the answer off at `cut`, unless it is so short that it is out with its head.
@@ -172,6 +181,21 @@ impl MessageBody for Held {
 
     fn poll_next(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Self::Error>>> {
         let this = self.get_mut();
+        let polled = this.poll(cx);
+        if let (Poll::Ready(piece), Some(line)) = (&polled, &mut this.line) {
+            match piece {
+                Some(Ok(bytes)) => line.sent(bytes.len()),
+                Some(Err(_)) => {}
+                None => line.ended(),
+            }
+        }
+        polled
+    }
+}
+
+impl Held {
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, Box<dyn std::error::Error>>>> {
+        let this = self;
         if let Some(cut) = &mut this.cut
             && cut.as_mut().poll(cx).is_ready()
         {

@@ -11,6 +11,7 @@ use serde_json::{Value, json};
 
 use super::JSON;
 use crate::auth::AuthError;
+use crate::auth::audit::AuditError;
 use crate::backends::local::sr_dir::SrDirError;
 use crate::backends::local::{LocalError, Shortage};
 use crate::disk::error::DiskError;
@@ -166,6 +167,15 @@ pub enum ApiError {
         /// Its entity tag.
         etag: String,
     },
+    /// 403: a page of somebody else's has made a browser send it
+    CrossSite,
+    /// 414
+    QueryTooLong {
+        /// The most that is read, bytes.
+        limit: usize,
+    },
+    /// 503: what cannot be written down is not done
+    Audit(AuditError),
     /// 503: no stream of events now
     NoStream {
         /// Why not, and what helps.
@@ -202,6 +212,10 @@ pub enum ApiError {
     Auth(AuthError),
 }
 
+/// The stable word of an error, in the extensions of its answer.
+#[derive(Debug, Clone, Copy)]
+pub struct ErrorCode(pub &'static str);
+
 /// What a client sees of an error.
 struct Shown {
     status: StatusCode,
@@ -214,6 +228,11 @@ impl ApiError {
     /// One parameter that cannot be taken.
     pub fn invalid(name: impl Into<String>, message: impl Into<String>, value: Option<Value>) -> Self {
         Self::Invalid(vec![Invalid { name: name.into(), message: message.into(), value }])
+    }
+
+    /// The stable word for it.
+    pub fn code(&self) -> &'static str {
+        self.shown().code
     }
 
     fn shown(&self) -> Shown {
@@ -375,6 +394,21 @@ impl ApiError {
                 format!("no byte of the range exists: the whole has {len} bytes"),
                 json!({ "length": len, "etag": etag }),
             ),
+            Self::CrossSite => show(
+                StatusCode::FORBIDDEN,
+                "cross_site",
+                "a page of another site has sent this request with a user's credentials: its origin is not in \
+                 http.cors_origins"
+                    .into(),
+            ),
+            Self::QueryTooLong { limit } => show(
+                StatusCode::URI_TOO_LONG,
+                "query_too_long",
+                format!("the query is longer than {limit} bytes, the most that is read"),
+            ),
+            Self::Audit(error) => {
+                show(StatusCode::SERVICE_UNAVAILABLE, "audit_unavailable", error.to_string())
+            }
             Self::NoStream { message } => show(StatusCode::SERVICE_UNAVAILABLE, "no_stream", message.clone()),
             Self::NotImplemented(what) => {
                 show(StatusCode::NOT_IMPLEMENTED, "not_implemented", format!("{what} is not implemented"))
@@ -448,7 +482,7 @@ impl ApiError {
             Self::PreconditionFailed { etag } | Self::ContentChanged { etag } => {
                 response.insert_header((ETAG, etag.as_str()));
             }
-            Self::Engine(_) | Self::NoStream { .. } | Self::TooManyRequestsAtWork => {
+            Self::Engine(_) | Self::NoStream { .. } | Self::TooManyRequestsAtWork | Self::Audit(_) => {
                 response.insert_header((RETRY_AFTER, "5"));
             }
             Self::NotAdmitted(refused) => {
@@ -607,7 +641,9 @@ impl ResponseError for ApiError {
         }
         let mut response = HttpResponse::build(status);
         self.add_headers(&mut response);
-        response.content_type(JSON).json(body)
+        let mut response = response.content_type(JSON).json(body);
+        response.extensions_mut().insert(ErrorCode(code));
+        response
     }
 }
 

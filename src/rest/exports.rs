@@ -11,6 +11,8 @@ use actix_web::http::header::{
 use actix_web::http::{Method, StatusCode};
 use actix_web::{HttpRequest, HttpResponse, HttpResponseBuilder, web};
 
+use gantry_actors::JobFailure;
+
 use crate::auth::Capability;
 use crate::formats::frames::{Codec, Compression};
 use crate::formats::xva::{ChecksumKind, write_document};
@@ -22,6 +24,7 @@ use crate::transfers::ova;
 use crate::transfers::recipe::{ExportObject, Form, Recipe, Shape};
 
 use super::App;
+use super::audit;
 use super::caller::Caller;
 use super::error::ApiError;
 use super::preconditions::{self, Verdict};
@@ -219,6 +222,10 @@ async fn serve(
         return Err(ApiError::NotFinalYet { task: task.to_string(), retry_after });
     }
     let reader = app.exports.join(&asked).await?;
+    if let Err(error) = audit::export_begun(&app, &caller, recipe.object, reader.task()).await {
+        reader.failed(JobFailure::new("ExportError", error.code(), error.to_string()));
+        return Err(error);
+    }
     response.insert_header(("Gantry-Task", reader.task().to_string()));
     let source = Source { recipe, export, recorded };
     let body = body::begin(&app, &request, source, reader, range, len.is_some()).await?;

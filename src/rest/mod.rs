@@ -1,6 +1,9 @@
 //! The HTTP service: Xen Orchestra's REST dialect. Knows routes, rights, ranges and errors; what is done is
 //! done by `transfers` and `backends`.
 
+mod access;
+mod address;
+mod audit;
 mod caller;
 mod coding;
 mod collections;
@@ -15,6 +18,7 @@ mod imports;
 mod markdown;
 mod networks;
 mod options;
+mod origin;
 mod preconditions;
 mod public;
 mod query;
@@ -38,6 +42,7 @@ use gantry_actors::EngineHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::auth::Authenticator;
+use crate::auth::audit::Audit;
 use crate::backends::local::LocalStore;
 use crate::config::Config;
 use crate::image::budget::Budget;
@@ -65,6 +70,8 @@ pub struct App {
     pub inventory: Inventory,
     /// Checks credentials.
     pub authenticator: Authenticator,
+    /// What is written down of what they do.
+    pub audit: Audit,
     /// Runs the jobs.
     pub engine: EngineHandle,
     /// The exports that run.
@@ -107,6 +114,7 @@ impl App {
             connections: Connections::default(),
             revocations: Revocations::default(),
             idempotency: Idempotency::new(store.db().clone()),
+            audit: Audit::new(store.db().clone()),
             ready: AtomicBool::new(false),
             config,
             store,

@@ -14,7 +14,7 @@ use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
 use super::{
-    collections, events, exports, networks, public, srs, tasks, users, vbds, vdi_actions, vdis, vms,
+    audit, collections, events, exports, networks, public, srs, tasks, users, vbds, vdi_actions, vdis, vms,
 };
 
 type Answer = Result<HttpResponse, ApiError>;
@@ -76,6 +76,8 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
                 .route(web::patch().to(adjust_task))
                 .route(web::delete().to(forget_task)),
         )
+        .service(resource("/rest/v0/audit").route(read().to(audit::list)))
+        .service(resource("/rest/v0/audit/{id}").route(read().to(audit_record)))
         .service(resource("/rest/v0/tasks/{id}/actions").route(read().to(task_actions)))
         .service(
             resource("/rest/v0/tasks/{id}/actions/{action}")
@@ -266,6 +268,10 @@ fn vms_of_all_kinds(config: &mut web::ServiceConfig) {
                     )),
             );
     }
+}
+
+async fn audit_record(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    audit::one(app, caller, &id).await
 }
 
 async fn user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {

@@ -19,6 +19,8 @@ use rustls::ServerConfig;
 use tokio::net::TcpStream;
 
 use super::App;
+use super::access::Line;
+use super::audit;
 use super::caller::Caller;
 use super::coding::Wanted;
 use super::connection::Connection;
@@ -26,11 +28,14 @@ use super::edge::{Held, SharedPayload};
 use super::error::ApiError;
 use super::idempotency::{self, Idempotency, Opened};
 use super::imports::{self, Head, UploadAddress};
+use super::origin::{self, Shared};
 use super::revocation::Cut;
 use super::routes;
 
-/// How long a connection stays open that nothing is asked on.
-const KEEP_ALIVE: Duration = Duration::from_secs(75);
+/// The longest query that is read. The HTTP library refuses addresses of 64 KiB with a bare 400.
+const MAX_QUERY_BYTES: usize = 60 << 10;
+/// How often old records of the audit are cut off.
+const CUT_EVERY: Duration = Duration::from_secs(60 * 60);
 /// How long what a client still sends is discarded before its connection is closed.
 const DISCONNECT: Duration = Duration::from_secs(3);
 /// How often connections are looked through.
@@ -117,7 +122,7 @@ where
     <S::Service as Service<Request>>::Future: 'static,
 {
     HttpServiceBuilder::default()
-        .keep_alive(KEEP_ALIVE)
+        .keep_alive(app.config.http.idle_timeout.get())
         .client_request_timeout(app.config.http.head_timeout.get())
         .client_disconnect_timeout(DISCONNECT)
         .h1_allow_half_closed(false)
@@ -144,14 +149,24 @@ fn remember<T: 'static>(
 
 /// Looks through the connections every few seconds, and for revoked tokens, for ever.
 pub async fn sweep_connections(app: web::Data<App>) {
-    let limit = KEEP_ALIVE + app.config.http.head_timeout.get();
+    let limit = app.config.http.idle_timeout.get() + app.config.http.head_timeout.get();
     let idle = async {
         loop {
             tokio::time::sleep(SWEEP).await;
             app.connections.sweep(limit);
         }
     };
-    tokio::join!(idle, app.revocations.follow(app.store.db()));
+    let cut = async {
+        loop {
+            match app.audit.cut(app.config.audit.keep.get()).await {
+                Ok(0) => {}
+                Ok(records) => tracing::info!(records, "old records of the audit were cut off"),
+                Err(error) => tracing::warn!(%error, "old records of the audit cannot be cut off"),
+            }
+            tokio::time::sleep(CUT_EVERY).await;
+        }
+    };
+    tokio::join!(idle, cut, app.revocations.follow(app.store.db()));
 }
 
 /// Decides about an upload before its body is asked for. A refusal, or the answer to a request that was answered
@@ -163,8 +178,18 @@ fn expect_hook(
     fn_service(move |mut request: Request| {
         let app = app.clone();
         async move {
-            let answer = match admit(&app, &request).await {
+            let line = Line::begin(&app.config, request.head());
+            let shared = Shared::of(&app.config, request.headers());
+            let admitted = match allowed(&app, request.head()) {
+                Ok(()) => admit(&app, &request).await,
+                Err(refused) => Err(refused),
+            };
+            let answer = match admitted {
                 Ok(Admitted::Caller(caller)) => {
+                    // It comes through the application, where its line begins anew.
+                    if let Some(line) = line {
+                        line.forget();
+                    }
                     HttpMessage::extensions_mut(&request).insert(caller);
                     return Ok(request);
                 }
@@ -172,13 +197,26 @@ fn expect_hook(
                 Err(refusal) => refusal.error_response(),
             };
             let unread = SharedPayload::new(HttpMessage::take_payload(&mut request));
-            let response: Response<BoxBody> = answer.into();
+            let mut response: Response<BoxBody> = answer.into();
+            shared.add_to(response.headers_mut());
             Err(response.map_body(|head, body| {
                 head.set_connection_type(actix_http::ConnectionType::Close);
-                BoxBody::new(Held::new(body, Some(unread), false, None))
+                let line = line.map(|mut line| {
+                    line.answered(None, head.status, &head.headers, body.size());
+                    line
+                });
+                BoxBody::new(Held::new(body, Some(unread), false, None).logged(line))
             }))
         }
     })
+}
+
+/// Refuses what no route has to see.
+fn allowed(app: &App, head: &actix_http::RequestHead) -> Result<(), ApiError> {
+    if head.uri.query().is_some_and(|query| query.len() > MAX_QUERY_BYTES) {
+        return Err(ApiError::QueryTooLong { limit: MAX_QUERY_BYTES });
+    }
+    origin::refuse_cross_site(&app.config, head)
 }
 
 /// What is to become of a request whose body was not asked for yet.
@@ -216,7 +254,11 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
     if let Some(claim) = &claim {
         caller.hold(Rc::clone(claim));
     }
-    match (imports::plan(app, &caller, &address, head).await, claim) {
+    let planned = imports::plan(app, &caller, &address, head).await;
+    if let Err(refused) = &planned {
+        audit::upload_refused(app, &caller, (&method, path, head.query), refused).await;
+    }
+    match (planned, claim) {
         (Ok(plan), _) => Ok(Admitted::Caller(caller.with_plan(plan))),
         (Err(refused), Some(claim)) => Ok(Admitted::Answered(claim.finish(refused.error_response()).await)),
         (Err(refused), None) => Err(refused),
@@ -233,9 +275,15 @@ fn web_app(
     Error = actix_web::Error,
     InitError = (),
 > + 'static {
-    let guard = from_fn(idempotency::guard);
-    let factory =
-        WebApp::new().app_data(app).configure(routes::add).wrap(guard).wrap_fn(|mut request, service| {
+    let state = app.clone();
+    let factory = WebApp::new()
+        .app_data(app)
+        .configure(routes::add)
+        .wrap(from_fn(audit::guard))
+        .wrap(from_fn(idempotency::guard))
+        .wrap_fn(move |mut request, service| {
+            let mut line = Line::begin(&state.config, request.head());
+            let shared = Shared::of(&state.config, request.headers());
             if routes::is_lower_case_patch(request.method()) {
                 request.head_mut().method = Method::PATCH;
             }
@@ -249,17 +297,33 @@ fn web_app(
             let unread = SharedPayload::install(&mut request, &cut);
             let version = request.version();
             let http2 = version == Version::HTTP_2;
+            let early = match allowed(&state, request.head()) {
+                Ok(()) => origin::preflight(&state.config, request.head()),
+                Err(refused) => Some(refused.error_response()),
+            };
             let wanted = Wanted::of(request.method(), request.headers());
-            let called = service.call(request);
+            let called = match early {
+                Some(answer) => Err(request.into_response(answer)),
+                None => Ok(service.call(request)),
+            };
             async move {
-                let mut response = wanted.answer(called.await?.map_into_boxed_body()).await;
+                let mut response = match called {
+                    Ok(called) => wanted.answer(called.await?.map_into_boxed_body()).await,
+                    Err(early) => early,
+                };
                 // The library would send it chunked, which HTTP/1.0 does not know.
                 if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
                     response = response.into_response(ApiError::HttpVersion.error_response());
                 }
+                shared.add_to(response.headers_mut());
+                if let Some(line) = &mut line {
+                    let caller = response.request().extensions().get::<Caller>().cloned();
+                    let (head, size) = (response.response(), response.response().body().size());
+                    line.answered(caller.as_ref(), head.status(), head.headers(), size);
+                }
                 let early_success = http2 && idempotency::is_replayed(response.headers());
                 Ok(response.map_body(|_, body| {
-                    let held = Held::new(body, unread, http2, in_flight).until(cut);
+                    let held = Held::new(body, unread, http2, in_flight).until(cut).logged(line);
                     BoxBody::new(if early_success { held.discard_first() } else { held })
                 }))
             }

@@ -121,6 +121,7 @@ pub async fn create_token(
     )?;
     // The secret is nowhere but in this answer.
     caller.answers_a_secret();
+    caller.audit_made(issued.record.id, issued.record.description.clone());
     let mut token = token_shown(&issued.record);
     if let Some(members) = token.as_object_mut() {
         members.insert("id".into(), issued.secret.into());

@@ -4,6 +4,7 @@
 //! processes (the `user` and `token` commands, an operator's SQLite tool) may use it while the server runs.
 //! Times are Unix milliseconds and come from the caller.
 
+pub mod audit;
 mod ballast;
 pub mod datadir;
 mod db;

@@ -122,3 +122,27 @@ CREATE INDEX frames_of_content ON frame_contents (content_id);
 CREATE TRIGGER frames_go_with_their_content AFTER DELETE ON contents BEGIN
     DELETE FROM frame_indexes WHERE etag IN (SELECT etag FROM frame_contents WHERE content_id = OLD.id);
 END;
+
+-- The audit: a chain of records, each of which covers the one before it. "record" is JSON, kept byte for byte, because
+-- the hash is of these bytes: sha256(hash of the one before || record).
+CREATE TABLE audit (
+    seq INTEGER PRIMARY KEY,            -- 1, 2, ... without a gap
+    time_ms INTEGER NOT NULL,
+    task_id TEXT,
+    record TEXT NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+CREATE INDEX audit_of_task ON audit (task_id) WHERE task_id IS NOT NULL;
+CREATE TABLE audit_ends (
+    name TEXT PRIMARY KEY,              -- anchor: the last record that was cut off; head: the last that was written
+    seq INTEGER NOT NULL,
+    hash BLOB NOT NULL
+) STRICT;
+INSERT INTO audit_ends VALUES ('anchor', 0, zeroblob(32)), ('head', 0, zeroblob(32));
+CREATE TRIGGER audit_is_not_changed BEFORE UPDATE ON audit BEGIN
+    SELECT RAISE(ABORT, 'the audit is append-only');
+END;
+CREATE TRIGGER audit_is_cut_at_its_front BEFORE DELETE ON audit
+WHEN OLD.seq > (SELECT seq FROM audit_ends WHERE name = 'anchor') BEGIN
+    SELECT RAISE(ABORT, 'the audit is append-only');
+END;

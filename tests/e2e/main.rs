@@ -2,6 +2,10 @@
 //! test's name is a sentence that the program has promised. Nothing here looks inside the program.
 
 #[cfg(test)]
+mod access_log;
+#[cfg(test)]
+mod audit;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod backpressure;
@@ -26,6 +30,8 @@ mod determinism;
 #[cfg(test)]
 mod disks;
 #[cfg(test)]
+mod edge_limits;
+#[cfg(test)]
 mod events;
 #[cfg(test)]
 mod filter;
@@ -41,6 +47,8 @@ mod kills;
 mod limits;
 #[cfg(test)]
 mod objects;
+#[cfg(test)]
+mod origins;
 #[cfg(test)]
 mod preconditions;
 #[cfg(test)]
@@ -73,6 +81,8 @@ mod stopping;
 mod support;
 #[cfg(test)]
 mod tasks;
+#[cfg(test)]
+mod tls;
 #[cfg(test)]
 mod uploads;
 #[cfg(test)]

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use super::{CheckArgs, check};
+use super::{CheckArgs, DataArgs, check};
 use crate::formats::Piece;
 use crate::formats::vhd::{BlockSet, DiskKind, DynamicHeader, Footer, Locator, Platform, VhdLayout};
 
@@ -67,7 +67,10 @@ fn zstd(bytes: &[u8]) -> Vec<u8> {
 fn run(path: &Path) -> (u8, String, Value) {
     let [text, json] = [false, true].map(|json| {
         let mut out = Vec::new();
-        let code = check(&CheckArgs { file: path.to_owned(), json }, &mut out);
+        let code = check(
+            &CheckArgs { file: Some(path.to_owned()), json, audit: false, data: DataArgs::default() },
+            &mut out,
+        );
         (code, String::from_utf8(out).unwrap())
     });
     assert_eq!(text.0, json.0, "both forms have the same verdict");
@@ -253,7 +256,7 @@ fn lost_output_is_a_failure_and_a_closed_pipe_is_quiet() {
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("disk.raw");
     std::fs::write(&file, [0; 512]).unwrap();
-    let args = CheckArgs { file, json: false };
+    let args = CheckArgs { file: Some(file), json: false, audit: false, data: DataArgs::default() };
     assert_eq!(check(&args, &mut Lost(io::ErrorKind::StorageFull)), 1);
     assert_eq!(check(&args, &mut Lost(io::ErrorKind::BrokenPipe)), 0);
 }

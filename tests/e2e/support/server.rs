@@ -62,6 +62,12 @@ impl Setup {
         self
     }
 
+    /// Serves HTTPS, with a certificate that the server makes.
+    pub fn self_signed(mut self) -> Self {
+        self.tls = true;
+        self.config("[tls]\nself_signed = true")
+    }
+
     /// Serves HTTPS, with a certificate made for this test.
     pub fn tls(mut self) -> Self {
         self.tls = true;
@@ -84,7 +90,7 @@ impl Setup {
 
     /// Starts the server on a data directory that may hold something already.
     pub fn start_in(mut self, scratch: TempDir, data: PathBuf) -> Server {
-        if self.tls {
+        if self.tls && !self.config.contains("self_signed") {
             let (cert, key) = tools::certificate(scratch.path());
             self.config += &format!("[tls]\ncert = {cert:?}\nkey = {key:?}\n");
         }
