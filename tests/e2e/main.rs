@@ -40,6 +40,8 @@ mod limits;
 #[cfg(test)]
 mod objects;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod preconditions;
 #[cfg(test)]
 mod ranges;

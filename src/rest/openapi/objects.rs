@@ -47,7 +47,10 @@ pub fn listed(operation: Operation, example: &Value) -> Operation {
 /// All operations on objects but transfers and actions.
 pub fn operations() -> Vec<Operation> {
     let root = json!({ "id": "vms", "type": "VM", "href": "/rest/v0/vms" });
-    let get = Operation::new("get", "/", "GetCollections", "collections").summary("Lists the collections.");
+    // Denied because tools are named by the first part of a path, and this has none.
+    let get = Operation::new("get", "/", "GetCollections", "collections")
+        .summary("Lists the collections.")
+        .exposed(Exposure::Deny);
     let mut all = vec![listed(get, &root)];
     for collection in Collection::ALL {
         all.extend(of_all(collection));
