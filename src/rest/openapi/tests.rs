@@ -114,6 +114,18 @@ fn every_reference_leads_somewhere_and_every_component_is_used() {
     }
 }
 
+/// The hook for `Expect: 100-continue` decides before any route does whether a body is asked for.
+#[test]
+fn a_body_that_is_described_is_asked_for() {
+    for operation in operations() {
+        let method = operation.method.to_uppercase().parse().unwrap();
+        let path = format!("/rest/v0{}", operation.path.replace("{format}", "raw").replace(['{', '}'], ""));
+        if operation.into_json().get("requestBody").is_some() {
+            assert!(routes::takes_body(&method, &path), "{method} {path}");
+        }
+    }
+}
+
 /// A change of the API shows as a change of this file. `GANTRY_BLESS=1 cargo test openapi` writes it.
 #[test]
 fn the_document_is_the_one_in_tests_openapi_json() {

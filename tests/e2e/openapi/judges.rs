@@ -31,7 +31,7 @@ fn judge(name: &str) -> (PathBuf, Vec<String>) {
 /// A server with something in it, and ids of what there is.
 fn furnished() -> (Server, Vec<(&'static str, String)>) {
     let server = Server::start();
-    let vdi = server.import("raw&name_label=a", vec![7; 1 << 20]);
+    let vdi = server.import("?raw&name_label=a", vec![7; 1 << 20]);
     let body = json!({"name_label": "web", "vdis": [vdi]});
     let vm = created(&server.request("POST", "/rest/v0/vms").json(&body).send(), "vms");
     let snapshot = |owner: String| {

@@ -63,7 +63,7 @@ fn is(value: &Value, kind: &Value) -> bool {
 /// Puts something into every collection that can have something, and returns the pool.
 fn furnish(server: &Server) -> String {
     let disk = vec![7; 2 << 20];
-    let vdi = server.import("raw&name_label=a", disk.clone());
+    let vdi = server.import("?raw&name_label=a", disk.clone());
     let body = json!({"name_label": "w", "vdis": [vdi]});
     let vm = created(&server.request("POST", "/rest/v0/vms").json(&body).send(), "vms");
     let mut archive = xva::Builder::new(&xva::document("guest", &[disk.len() as u64]));
