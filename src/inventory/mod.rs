@@ -5,6 +5,7 @@ pub mod filter;
 mod host;
 mod objects;
 mod place;
+pub mod schema;
 mod vms;
 
 use std::str::FromStr;

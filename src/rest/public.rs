@@ -40,6 +40,16 @@ pub async fn ready(app: web::Data<App>) -> HttpResponse {
         .json(json!({ "status": "not ready", "reason": reason }))
 }
 
+/// `GET /mcp/status`: whether programs that let a language model act are welcome.
+pub async fn mcp_status() -> HttpResponse {
+    HttpResponse::Ok().content_type(JSON).json(json!({ "enabled": true }))
+}
+
+/// `GET /gui-routes`: the addresses of pages, of which there are none.
+pub async fn gui_routes() -> HttpResponse {
+    HttpResponse::Ok().content_type(JSON).json(json!({}))
+}
+
 /// What no route is for, and `OPTIONS` of what has one. Only those who may ask learn that.
 ///
 /// # Errors

@@ -1,9 +1,8 @@
 //! Which request is answered by what. Every address takes a trailing slash; what has no route is 404 after
 //! authentication, never 405.
 
-use actix_web::guard;
 use actix_web::http::Method;
-use actix_web::{HttpRequest, HttpResponse, Resource, Route, web};
+use actix_web::{HttpRequest, HttpResponse, web};
 
 use crate::ids::DiskFormat;
 use crate::inventory::Collection;
@@ -13,8 +12,10 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
+use super::router::{Endpoint, Router, any, delete, patch, post, put, read, resource};
 use super::{
-    audit, collections, events, exports, networks, public, srs, tasks, users, vbds, vdi_actions, vdis, vms,
+    audit, collections, events, exports, networks, openapi, public, srs, swagger_ui, tasks, users, vbds,
+    vdi_actions, vdis, vms,
 };
 
 type Answer = Result<HttpResponse, ApiError>;
@@ -22,59 +23,59 @@ type Service = web::Data<App>;
 
 /// Adds all routes.
 pub fn add(config: &mut web::ServiceConfig) {
-    config
-        .service(resource("/ping").route(read().to(public::ping)))
-        .service(resource("/rest/v0/ping").route(read().to(public::ping)))
-        .service(resource("/health/live").route(read().to(public::live)))
-        .service(resource("/health/ready").route(read().to(public::ready)))
-        .service(
-            resource("/rest/v0").route(read().to(collections::root)).route(web::head().to(collections::root)),
-        );
+    endpoints(config);
+}
+
+/// Adds all routes, and says what they are.
+pub fn endpoints(config: &mut web::ServiceConfig) -> Vec<Endpoint> {
+    let mut router = Router::new(config);
+    let config = &mut router;
+    public_routes(config);
     users_and_tasks(config);
     streams(config);
     uploads_and_downloads(config);
     objects(config);
     vms_of_all_kinds(config);
-    config.default_service(web::route().to(public::no_route));
+    router.finish()
 }
 
-/// HEAD is GET without a body, everywhere.
-fn read() -> Route {
-    web::route().guard(guard::Any(guard::Get()).or(guard::Head()))
+fn public_routes(config: &mut Router<'_>) {
+    config
+        .service(resource("/ping").route(read().to(public::ping)))
+        .service(resource("/rest/v0/ping").route(read().to(public::ping)))
+        .service(resource("/health/live").route(read().to(public::live)))
+        .service(resource("/health/ready").route(read().to(public::ready)))
+        .service(resource("/rest/v0/mcp/status").route(read().to(public::mcp_status)))
+        .service(resource("/rest/v0/gui-routes").route(read().to(public::gui_routes)))
+        .service(resource("/rest/v0/docs/swagger.json").route(read().to(openapi::serve)))
+        .service(resource("/rest/v0/docs").route(read().to(swagger_ui::page)))
+        .service(resource("/rest/v0/docs/{file}").route(read().to(swagger_ui::file)))
+        .service(resource("/rest/v0").route(read().to(collections::root)));
 }
 
-fn resource(path: &str) -> Resource {
-    web::resource([path.to_owned(), format!("{path}/")]).default_service(web::route().to(public::no_route))
-}
-
-fn users_and_tasks(config: &mut web::ServiceConfig) {
+fn users_and_tasks(config: &mut Router<'_>) {
     config
         .service(resource("/rest/v0/users").route(read().to(users::list)))
-        .service(resource("/rest/v0/users/me").route(web::route().to(users::me)))
-        .service(resource("/rest/v0/users/me/{rest:.*}").route(web::route().to(users::me)))
-        .service(
-            resource("/rest/v0/users/authentication_tokens").route(web::post().to(create_token_of_caller)),
-        )
+        .service(resource("/rest/v0/users/me").route(any().to(users::me)))
+        .service(resource("/rest/v0/users/me/{rest:.*}").route(any().to(users::me)))
+        .service(resource("/rest/v0/users/authentication_tokens").route(post().to(create_token_of_caller)))
         .service(resource("/rest/v0/users/{id}").route(read().to(user)))
         .service(
             resource("/rest/v0/users/{id}/authentication_tokens")
                 .route(read().to(list_tokens))
-                .route(web::post().to(create_token)),
+                .route(post().to(create_token)),
         )
         .service(
-            resource("/rest/v0/users/{id}/authentication_tokens/{token}")
-                .route(web::delete().to(delete_token)),
+            resource("/rest/v0/users/{id}/authentication_tokens/{token}").route(delete().to(delete_token)),
         )
         .service(
-            resource("/rest/v0/tasks")
-                .route(read().to(list_tasks))
-                .route(web::delete().to(tasks::forget_all)),
+            resource("/rest/v0/tasks").route(read().to(list_tasks)).route(delete().to(tasks::forget_all)),
         )
         .service(
             resource("/rest/v0/tasks/{id}")
                 .route(read().to(task))
-                .route(web::patch().to(adjust_task))
-                .route(web::delete().to(forget_task)),
+                .route(patch().to(adjust_task))
+                .route(delete().to(forget_task)),
         )
         .service(resource("/rest/v0/audit").route(read().to(audit::list)))
         .service(resource("/rest/v0/audit/{id}").route(read().to(audit_record)))
@@ -82,25 +83,23 @@ fn users_and_tasks(config: &mut web::ServiceConfig) {
         .service(
             resource("/rest/v0/tasks/{id}/actions/{action}")
                 .route(read().to(task_action))
-                .route(web::post().to(act_on_task)),
+                .route(post().to(act_on_task)),
         );
 }
 
-fn streams(config: &mut web::ServiceConfig) {
+fn streams(config: &mut Router<'_>) {
     config
         .service(resource("/rest/v0/events").route(read().to(events::routes::stream)))
-        .service(resource("/rest/v0/events/{connection}/subscriptions").route(web::post().to(subscribe)))
+        .service(resource("/rest/v0/events/{connection}/subscriptions").route(post().to(subscribe)))
         .service(
-            resource("/rest/v0/events/{connection}/subscriptions/{kind}")
-                .route(web::delete().to(unsubscribe)),
+            resource("/rest/v0/events/{connection}/subscriptions/{kind}").route(delete().to(unsubscribe)),
         );
 }
 
-fn uploads_and_downloads(config: &mut web::ServiceConfig) {
+fn uploads_and_downloads(config: &mut Router<'_>) {
     for collection in ["vdis", "vdi-snapshots"] {
-        let file =
-            resource(&format!("/rest/v0/{collection}/{{id}}.{{extension}}")).route(read().to(download));
-        let file = if collection == "vdis" { file.route(web::put().to(upload_content)) } else { file };
+        let file = resource(&format!("/rest/v0/{collection}/{{id}}.{{format}}")).route(read().to(download));
+        let file = if collection == "vdis" { file.route(put().to(upload_content)) } else { file };
         config
             .service(file)
             .service(resource(&format!("/rest/v0/{collection}/{{id}}/extents")).route(read().to(extents)));
@@ -117,27 +116,27 @@ fn uploads_and_downloads(config: &mut web::ServiceConfig) {
             }
             exports::serve_vm(app, caller, request, id, collection).await
         };
-        let path = format!("/rest/v0/{}/{{id}}.{{extension}}", collection.name());
+        let path = format!("/rest/v0/{}/{{id}}.{{format}}", collection.name());
         config.service(resource(&path).route(read().to(download)));
     }
     config
-        .service(resource("/rest/v0/pools/{id}/vms").route(web::post().to(upload_vm)))
-        .service(resource("/rest/v0/srs/{id}/vdis").route(web::post().to(upload_new)))
+        .service(resource("/rest/v0/pools/{id}/vms").route(post().to(upload_vm)))
+        .service(resource("/rest/v0/srs/{id}/vdis").route(post().to(upload_new)))
         .service(resource("/rest/v0/srs/{id}/actions").route(read().to(sr_actions)))
         .service(
             resource("/rest/v0/srs/{id}/actions/{action}")
                 .route(read().to(sr_action))
-                .route(web::post().to(act_on_sr)),
+                .route(post().to(act_on_sr)),
         )
         .service(resource("/rest/v0/vdis/{id}/actions").route(read().to(vdi_actions)))
         .service(
             resource("/rest/v0/vdis/{id}/actions/{action}")
                 .route(read().to(vdi_action))
-                .route(web::post().to(act_on_vdi)),
+                .route(post().to(act_on_vdi)),
         );
 }
 
-fn objects(config: &mut web::ServiceConfig) {
+fn objects(config: &mut Router<'_>) {
     for collection in Collection::ALL {
         let name = collection.name();
         let mut all = resource(&format!("/rest/v0/{name}")).route(read().to(
@@ -149,43 +148,43 @@ fn objects(config: &mut web::ServiceConfig) {
             .route(read().to(move |app: Service, caller: Caller, id: web::Path<String>| async move {
                 collections::one(app, caller, collection, &id).await
             }))
-            .route(web::patch().to(
+            .route(patch().to(
                 move |app: Service, caller: Caller, id: web::Path<String>, params: Params| async move {
                     vdis::patch(app, caller, collection, &id, params).await
                 },
             ));
         match collection {
             Collection::Vdis => {
-                all = all.route(web::post().to(vdis::create));
+                all = all.route(post().to(vdis::create));
             }
             Collection::Srs => {
-                all = all.route(web::post().to(srs::create));
-                one = one.route(web::delete().to(delete_sr));
+                all = all.route(post().to(srs::create));
+                one = one.route(delete().to(delete_sr));
             }
             Collection::Vms => {
-                all = all.route(web::post().to(vms::create));
+                all = all.route(post().to(vms::create));
             }
             Collection::Vbds => {
-                all = all.route(web::post().to(vbds::create));
-                one = one.route(web::delete().to(delete_vbd));
+                all = all.route(post().to(vbds::create));
+                one = one.route(delete().to(delete_vbd));
             }
             Collection::Vifs => {
-                one = one.route(web::delete().to(delete_vif));
+                one = one.route(delete().to(delete_vif));
             }
             Collection::Networks => {
-                one = one.route(web::delete().to(delete_network));
+                one = one.route(delete().to(delete_network));
             }
             _ => {}
         }
         if matches!(collection, Collection::Vdis | Collection::VdiSnapshots) {
-            one = one.route(web::delete().to(
+            one = one.route(delete().to(
                 move |app: Service, caller: Caller, id: web::Path<String>| async move {
                     vdis::delete(app, caller, collection, &id).await
                 },
             ));
         }
         if collection.holds_vms() {
-            one = one.route(web::delete().to(
+            one = one.route(delete().to(
                 move |app: Service, caller: Caller, id: web::Path<String>| async move {
                     vms::delete(app, caller, collection, &id).await
                 },
@@ -217,13 +216,13 @@ fn objects(config: &mut web::ServiceConfig) {
         if collection.is_labelled() {
             config.service(
                 resource(&format!("/rest/v0/{name}/{{id}}/tags/{{tag}}"))
-                    .route(web::put().to(
+                    .route(put().to(
                         move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
                             let (id, tag) = path.into_inner();
                             vdis::tag(app, caller, collection, &id, tag, true).await
                         },
                     ))
-                    .route(web::delete().to(
+                    .route(delete().to(
                         move |app: Service, caller: Caller, path: web::Path<(String, String)>| async move {
                             let (id, tag) = path.into_inner();
                             vdis::tag(app, caller, collection, &id, tag, false).await
@@ -234,7 +233,7 @@ fn objects(config: &mut web::ServiceConfig) {
     }
 }
 
-fn vms_of_all_kinds(config: &mut web::ServiceConfig) {
+fn vms_of_all_kinds(config: &mut Router<'_>) {
     for collection in Collection::ALL.into_iter().filter(|one| one.holds_vms()) {
         let one = format!("/rest/v0/{}/{{id}}", collection.name());
         config
@@ -256,7 +255,7 @@ fn vms_of_all_kinds(config: &mut web::ServiceConfig) {
                             vms::action(app, caller, collection, &id, &name).await
                         },
                     ))
-                    .route(web::post().to(
+                    .route(post().to(
                         move |app: Service,
                               caller: Caller,
                               request: HttpRequest,

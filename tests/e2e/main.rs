@@ -48,6 +48,8 @@ mod limits;
 #[cfg(test)]
 mod objects;
 #[cfg(test)]
+mod openapi;
+#[cfg(test)]
 mod origins;
 #[cfg(test)]
 mod preconditions;

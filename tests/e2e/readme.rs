@@ -101,6 +101,23 @@ fn the_filters_work_when_they_are_pasted() {
 }
 
 #[test]
+fn the_lines_about_the_description_work_when_they_are_pasted() {
+    let readme = readme();
+    let server = Server::start();
+    let output = Command::new("bash")
+        .args(["-ec", block(&readme, "## The API described")])
+        .env("GANTRY", server.url("/rest/v0"))
+        .output()
+        .expect("bash runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && output.stderr.is_empty(), "{output:?}");
+    assert!(
+        told.contains("allow get /vms - Lists the VMs.") && told.contains("deny delete /vms/{id} - "),
+        "{told}"
+    );
+}
+
+#[test]
 fn the_readme_has_no_blanks_left_to_fill_in() {
     let readme = readme();
     let blank = readme.split('@').skip(1).step_by(2).find(|word| {

@@ -128,6 +128,10 @@ impl LocalStore {
             None => self.inner.data.join("srs").join(fresh.to_string()),
             Some(path) => self.allowed(path)?,
         };
+        if new.read_only && !path.is_dir() {
+            let reason = "only an existing directory can be attached read-only".into();
+            return Err(LocalError::BadPath { path, reason });
+        }
         let kept = SrDir::identity(&path)?;
         let id = kept.as_ref().map_or(fresh, |kept| kept.uuid);
         self.refuse_known_sr(id, &path)?;
