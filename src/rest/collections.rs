@@ -307,7 +307,7 @@ pub async fn list(
 }
 
 /// A collection that is read page by page.
-pub trait Pages {
+pub trait Pages: Clone {
     /// The next elements; `None` at the end, never an empty page.
     ///
     /// # Errors
@@ -319,12 +319,9 @@ pub trait Pages {
 ///
 /// # Errors
 /// 400 for a filter that takes too much work.
-pub async fn answer_pages(
-    mut walk: impl Pages + 'static,
-    listing: &Listing,
-) -> Result<HttpResponse, ApiError> {
+pub async fn answer_pages(walk: impl Pages + 'static, listing: &Listing) -> Result<HttpResponse, ApiError> {
     match listing.form {
-        Form::Markdown => stream_table(walk).await,
+        Form::Markdown => stream_table(walk, listing.fields != Fields::Link).await,
         form => stream_elements(walk, form).await,
     }
 }
@@ -384,9 +381,9 @@ async fn stream_elements(mut walk: impl Pages + 'static, form: Form) -> Result<H
 
 /// Answers a collection as a table, page by page. Its columns are those of all elements: they are looked through twice,
 /// since to keep them would take as much memory as there are objects.
-async fn stream_table(mut walk: Walk) -> Result<HttpResponse, ApiError> {
+async fn stream_table(mut walk: impl Pages + 'static, has_columns: bool) -> Result<HttpResponse, ApiError> {
     let mut table = Table::default();
-    if walk.listing.fields != Fields::Link {
+    if has_columns {
         let mut columns = walk.clone();
         while let Some(page) = columns.next().await? {
             page.iter().for_each(|element| table.note(element));

@@ -9,7 +9,7 @@ use super::*;
 use crate::disk::error::DiskError;
 use crate::disk::map::AllocationMap;
 use crate::formats::Piece;
-use crate::formats::frames::{Codec, Decompressor, Next, Sniffed};
+use crate::formats::frames::{Codec, Decompressor, FrameEncoder, Next, Sniffed};
 use crate::image::budget::Budget;
 use crate::image::raw_layout::RawLayout;
 use crate::image::vhd_layout::VhdImageLayout;

@@ -44,6 +44,7 @@ pub async fn one(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpRe
 }
 
 /// A walk from the newest record to the oldest.
+#[derive(Clone)]
 struct Walk {
     app: web::Data<App>,
     listing: Listing,
