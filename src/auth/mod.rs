@@ -21,7 +21,7 @@ pub use password::{PasswordError, Passwords};
 pub use rights::{Capability, Forbidden, Principal};
 pub use tokens::{
     DEFAULT_VALIDITY_MS, IssuedToken, MAX_VALIDITY_MS, MIN_VALIDITY_MS, RENEWAL_GRACE_MS, TokenError,
-    TokenRequest, Validity, create_token, revoke_token, token_id_of,
+    TokenRequest, Validity, create_token, is_due, renew_token, revoke_token, token_id_of,
 };
 
 pub use crate::state::tokens::{Client, Scope, TokenId, TokenRecord};
