@@ -16,6 +16,7 @@ use crate::transfers::import::ImportPlan;
 use super::App;
 use super::error::ApiError;
 use super::idempotency::{Claim, Made};
+use super::renewal::Due;
 use super::revocation::Cut;
 
 /// An authenticated sender. When the request was admitted by the hook for `Expect: 100-continue`, what that
@@ -23,6 +24,8 @@ use super::revocation::Cut;
 #[derive(Debug, Clone)]
 pub struct Caller {
     principal: Principal,
+    /// Whether the credentials came as a cookie.
+    by_cookie: bool,
     plan: Rc<RefCell<Option<ImportPlan>>>,
     claim: Rc<RefCell<Option<Rc<Claim>>>>,
 }
@@ -30,13 +33,18 @@ pub struct Caller {
 impl Caller {
     /// A sender with nothing planned yet.
     pub fn new(principal: Principal) -> Self {
-        Self { principal, plan: Rc::default(), claim: Rc::default() }
+        Self { principal, by_cookie: false, plan: Rc::default(), claim: Rc::default() }
     }
 
     /// A sender whose upload was admitted.
     pub fn with_plan(self, plan: ImportPlan) -> Self {
         self.plan.replace(Some(plan));
         self
+    }
+
+    /// Whether the credentials came as a cookie: a browser's, which can be given another.
+    pub fn is_by_cookie(&self) -> bool {
+        self.by_cookie
     }
 
     /// Takes the plan of the upload that was admitted.
@@ -151,9 +159,10 @@ impl Caller {
             CredentialProblem::Invalid => ApiError::Unauthenticated,
         })?;
         let credentials = credentials.ok_or(ApiError::Unauthenticated)?;
+        let by_cookie = authorization.is_none();
         let address = client_address(app, headers, peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED)));
         let principal = app.authenticator.authenticate(credentials, address).await.map_err(refusal)?;
-        Ok(Self::new(principal))
+        Ok(Self { by_cookie, ..Self::new(principal) })
     }
 }
 
@@ -170,7 +179,7 @@ pub fn refusal(error: AuthError) -> ApiError {
 
 /// The client's address: the peer's, or, behind proxies that are trusted, what the nearest of them that is not
 /// says.
-fn client_address(app: &App, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
+pub fn client_address(app: &App, headers: &HeaderMap, peer: IpAddr) -> IpAddr {
     let trusted =
         |address: IpAddr| app.config.http.trusted_proxies.iter().any(|network| network.contains(address));
     let mut address = peer;
@@ -203,6 +212,7 @@ impl FromRequest for Caller {
         let app = request.app_data::<web::Data<App>>().cloned();
         let cut = request.extensions().get::<Cut>().cloned();
         let (headers, peer) = (request.headers().clone(), request.peer_addr().map(|peer| peer.ip()));
+        let due = Due::of(request);
         Box::pin(async move {
             if let Some(admitted) = admitted {
                 return Ok(admitted);
@@ -212,6 +222,7 @@ impl FromRequest for Caller {
             if let Some(cut) = cut {
                 cut.when_revoked(&app.revocations, caller.principal());
             }
+            due.note(&caller);
             Ok(caller)
         })
     }

@@ -15,6 +15,7 @@ mod preconditions;
 mod public;
 mod query;
 mod ranges;
+mod renewal;
 mod revocation;
 mod routes;
 mod service;
@@ -33,7 +34,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gantry_actors::EngineHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Authenticator;
+use crate::auth::{Accounts, Authenticator};
 use crate::backends::local::LocalStore;
 use crate::config::Config;
 use crate::image::budget::Budget;
@@ -61,6 +62,8 @@ pub struct App {
     pub inventory: Inventory,
     /// Checks credentials.
     pub authenticator: Authenticator,
+    /// Makes, changes and removes users.
+    pub accounts: Accounts,
     /// Runs the jobs.
     pub engine: EngineHandle,
     /// The exports that run.
@@ -87,7 +90,7 @@ impl App {
     pub fn new(
         config: Config,
         store: LocalStore,
-        authenticator: Authenticator,
+        (authenticator, accounts): (Authenticator, Accounts),
         engine: EngineHandle,
         exports: ExportDesk,
         budget: Arc<Budget>,
@@ -107,6 +110,7 @@ impl App {
             config,
             store,
             authenticator,
+            accounts,
             engine,
         }
     }

@@ -48,13 +48,20 @@ fn resource(path: &str) -> Resource {
 
 fn users_and_tasks(config: &mut web::ServiceConfig) {
     config
-        .service(resource("/rest/v0/users").route(read().to(users::list)))
+        .service(
+            resource("/rest/v0/users").route(read().to(users::list)).route(web::post().to(users::create)),
+        )
         .service(resource("/rest/v0/users/me").route(web::route().to(users::me)))
         .service(resource("/rest/v0/users/me/{rest:.*}").route(web::route().to(users::me)))
         .service(
             resource("/rest/v0/users/authentication_tokens").route(web::post().to(create_token_of_caller)),
         )
-        .service(resource("/rest/v0/users/{id}").route(read().to(user)))
+        .service(
+            resource("/rest/v0/users/{id}")
+                .route(read().to(user))
+                .route(web::patch().to(change_user))
+                .route(web::delete().to(delete_user)),
+        )
         .service(
             resource("/rest/v0/users/{id}/authentication_tokens")
                 .route(read().to(list_tokens))
@@ -243,6 +250,20 @@ async fn user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     users::one(app, caller, &id).await
 }
 
+async fn change_user(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    id: web::Path<String>,
+    params: Params,
+) -> Answer {
+    users::change(app, caller, request, &id, params).await
+}
+
+async fn delete_user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    users::delete(app, caller, &id).await
+}
+
 async fn create_token_of_caller(app: Service, caller: Caller, params: Params) -> Answer {
     users::create_token(app, caller, None, params).await
 }
@@ -412,10 +433,10 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
     let segments: Vec<&str> = rest.split('/').collect();
     let known = |name: &str| Collection::named(name).is_some();
     match (method.as_str(), segments.as_slice()) {
-        ("POST", ["vdis" | "srs" | "vms" | "vbds"] | ["users", "authentication_tokens"]) => true,
+        ("POST", ["vdis" | "srs" | "vms" | "vbds" | "users"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
         ("POST", ["tasks" | "srs" | "vdis", _, "actions", _] | ["events", _, "subscriptions"]) => true,
-        ("PATCH", ["tasks", _]) => true,
+        ("PATCH", ["tasks" | "users", _]) => true,
         ("POST", [name, _, "actions", _]) => Collection::named(name).is_some_and(Collection::holds_vms),
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,

@@ -25,6 +25,7 @@ use super::edge::{Held, SharedPayload};
 use super::error::ApiError;
 use super::idempotency::{self, Idempotency, Opened};
 use super::imports::{self, Head, UploadAddress};
+use super::renewal::{self, Due};
 use super::revocation::Cut;
 use super::routes;
 
@@ -164,7 +165,7 @@ fn expect_hook(
         async move {
             let answer = match admit(&app, &request).await {
                 Ok(Admitted::Caller(caller)) => {
-                    HttpMessage::extensions_mut(&request).insert(caller);
+                    HttpMessage::extensions_mut(&request).insert(*caller);
                     return Ok(request);
                 }
                 Ok(Admitted::Answered(answer)) => answer,
@@ -183,7 +184,7 @@ fn expect_hook(
 /// What is to become of a request whose body was not asked for yet.
 enum Admitted {
     /// It goes on.
-    Caller(Caller),
+    Caller(Box<Caller>),
     /// It has its answer, and needs no body.
     Answered(HttpResponse),
 }
@@ -197,7 +198,7 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
     // Without a body there is nothing to be asked for: the route decides.
     let bodiless = matches!(method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
     if bodiless {
-        return Ok(Admitted::Caller(caller));
+        return Ok(Admitted::Caller(Box::new(caller)));
     }
     if !routes::takes_body(&method, path) {
         return Err(ApiError::NoSuchRoute {
@@ -205,7 +206,9 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
             path: path.chars().take(200).collect(),
         });
     }
-    let Some(address) = UploadAddress::of(&method, path) else { return Ok(Admitted::Caller(caller)) };
+    let Some(address) = UploadAddress::of(&method, path) else {
+        return Ok(Admitted::Caller(Box::new(caller)));
+    };
     let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };
     let claim = match Idempotency::open_upload(app, &caller, &method, path, head).await? {
         None => None,
@@ -216,7 +219,7 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
         caller.hold(Rc::clone(claim));
     }
     match (imports::plan(app, &caller, &address, head).await, claim) {
-        (Ok(plan), _) => Ok(Admitted::Caller(caller.with_plan(plan))),
+        (Ok(plan), _) => Ok(Admitted::Caller(Box::new(caller.with_plan(plan)))),
         (Err(refused), Some(claim)) => Ok(Admitted::Answered(claim.finish(refused.error_response()).await)),
         (Err(refused), None) => Err(refused),
     }
@@ -240,10 +243,13 @@ fn web_app(
             }
             let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
             let cut = Cut::default();
+            let due = Due::default();
             request.extensions_mut().insert(cut.clone());
+            request.extensions_mut().insert(due.clone());
             let admitted = request.extensions().get::<Caller>().cloned();
             if let (Some(caller), Some(app)) = (admitted, request.app_data::<web::Data<App>>()) {
                 cut.when_revoked(&app.revocations, caller.principal());
+                due.note(&caller);
             }
             let unread = SharedPayload::install(&mut request, &cut);
             let version = request.version();
@@ -251,6 +257,7 @@ fn web_app(
             let called = service.call(request);
             async move {
                 let mut response = called.await?.map_into_boxed_body();
+                renewal::renew(&mut response, &due).await;
                 // The library would send it chunked, which HTTP/1.0 does not know.
                 if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
                     response = response.into_response(ApiError::HttpVersion.error_response());

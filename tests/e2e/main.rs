@@ -2,6 +2,8 @@
 //! test's name is a sentence that the program has promised. Nothing here looks inside the program.
 
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod auth;
 #[cfg(test)]
 mod backpressure;
