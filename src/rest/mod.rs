@@ -18,6 +18,7 @@ mod ranges;
 mod renewal;
 mod revocation;
 mod routes;
+mod rpc;
 mod service;
 mod srs;
 mod tasks;
@@ -80,6 +81,8 @@ pub struct App {
     pub closing: CancellationToken,
     /// The requests that tokens have begun.
     revocations: Revocations,
+    /// Connections that speak JSON-RPC.
+    rpc: rpc::Desk,
     /// The requests with an idempotency key.
     pub idempotency: Idempotency,
     ready: AtomicBool,
@@ -105,6 +108,7 @@ impl App {
             windows: WindowReserve::default(),
             connections: Connections::default(),
             revocations: Revocations::default(),
+            rpc: rpc::Desk::default(),
             idempotency: Idempotency::new(store.db().clone()),
             ready: AtomicBool::new(false),
             config,

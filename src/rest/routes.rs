@@ -14,7 +14,7 @@ use super::caller::Caller;
 use super::error::ApiError;
 use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
-use super::{collections, events, exports, public, srs, tasks, users, vbds, vdi_actions, vdis, vms};
+use super::{collections, events, exports, public, rpc, srs, tasks, users, vbds, vdi_actions, vdis, vms};
 
 type Answer = Result<HttpResponse, ApiError>;
 type Service = web::Data<App>;
@@ -24,6 +24,12 @@ pub fn add(config: &mut web::ServiceConfig) {
     config
         .service(resource("/ping").route(read().to(public::ping)))
         .service(resource("/rest/v0/ping").route(read().to(public::ping)))
+        .service(
+            web::resource("/api/")
+                .route(web::get().to(rpc::connect))
+                .default_service(web::route().to(public::no_route)),
+        )
+        .service(web::resource("/api").route(web::route().to(rpc::nowhere)))
         .service(resource("/health/live").route(read().to(public::live)))
         .service(resource("/health/ready").route(read().to(public::ready)))
         .service(

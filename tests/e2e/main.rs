@@ -64,6 +64,8 @@ mod revoking;
 #[cfg(test)]
 mod rooms;
 #[cfg(test)]
+mod rpc;
+#[cfg(test)]
 mod serving;
 #[cfg(test)]
 mod snapshots;
