@@ -137,7 +137,10 @@ pub fn random_password() -> Result<String, getrandom::Error> {
 }
 
 /// Refuses a password that nobody should have.
-pub(super) fn check_password_form(password: &str) -> Result<(), AccountError> {
+///
+/// # Errors
+/// [`AccountError::BadPassword`].
+pub fn check_password_form(password: &str) -> Result<(), AccountError> {
     if (1..=MAX_PASSWORD_BYTES).contains(&password.len()) {
         Ok(())
     } else {

@@ -13,7 +13,7 @@ mod tokens;
 #[cfg(test)]
 mod test_support;
 
-pub use accounts::{AccountError, Accounts, KeepTokens, UserName, random_password};
+pub use accounts::{AccountError, Accounts, KeepTokens, UserName, check_password_form, random_password};
 pub use authenticator::{AuthError, Authenticator};
 pub use credentials::{CredentialProblem, Credentials, credentials_from};
 pub use first_start::{AdminPasswordSource, FirstStart, ensure_admin};

@@ -158,6 +158,8 @@ pub async fn change(
     let current = params.text("currentPassword")?;
     let role = wanted_role(&mut params)?;
     params.nothing_else()?;
+    // Before anything is changed.
+    password.as_deref().map_or(Ok(()), auth::check_password_form)?;
     if role.is_some() {
         caller.require(Capability::Administer, Some(id), "user")?;
     }

@@ -472,3 +472,66 @@ fn connections_are_counted_and_one_that_has_ended_makes_room() {
         if answer.get("result").is_some() { Ok(()) } else { Err(answer.to_string()) }
     });
 }
+
+/// A batch whose answer would have twice the length that any may have.
+fn long_batch() -> Message {
+    let call = |id: usize| json!({"jsonrpc": "2.0", "id": id, "method": "xo.getAllObjects"});
+    Message::text(json!((0..40).map(call).collect::<Vec<_>>()).to_string())
+}
+
+/// Makes all objects together have some 800 kB.
+fn fill(server: &Server) {
+    let text = "x".repeat(60_000);
+    for pool in ["pools", "hosts", "srs"] {
+        let link = server.json(&format!("/rest/v0/{pool}"))[0].as_str().expect("a link").to_owned();
+        server.request("PATCH", &link).json(&json!({"name_description": text})).send().expect(204);
+    }
+    for n in 0..10 {
+        let body = json!({"name_label": format!("vm {n}"), "name_description": text, "vdis": []});
+        server.request("POST", "/rest/v0/vms").json(&body).send().expect(201);
+    }
+}
+
+#[test]
+fn an_answer_has_at_most_16_mib_and_what_goes_beyond_is_told() {
+    let server = Server::start();
+    fill(&server);
+    let mut client = Client::open(&server);
+    client.call("session.signIn", json!({"token": server.token()}));
+    client.send(long_batch());
+    let Message::Text(text) = client.next() else { panic!("no text") };
+    assert!((15 << 20..17 << 20).contains(&text.len()), "{}", text.len());
+    let answers: Vec<Value> = serde_json::from_str(&text).expect("JSON");
+    assert_eq!(answers.len(), 40);
+    assert_eq!(answers[0]["result"].as_object().map(|map| map.len() > 10), Some(true));
+    let error = &answers[39]["error"];
+    assert_eq!(error["code"], -32000);
+    assert!(error["message"].as_str().is_some_and(|message| message.contains("16 MiB")), "{error}");
+}
+
+#[test]
+fn clients_that_do_not_read_their_answers_cost_bounded_memory_and_hold_up_nobody() {
+    let server = Server::start();
+    fill(&server);
+    let mut silent: Vec<Client> = (0..16).map(|_| Client::open(&server)).collect();
+    for client in &mut silent {
+        client.call("session.signIn", json!({"token": server.token()}));
+        client.send(long_batch());
+        client.send(long_batch());
+    }
+    let mut client = Client::open(&server);
+    client.call("session.signIn", json!({"token": server.token()}));
+    // Until there is no room: from then on nothing grows any more.
+    wait::until(Duration::from_secs(60), || {
+        let answer = client.answer("xo.getAllObjects", json!({}));
+        if answer["error"]["data"]["code"] == "busy" { Ok(()) } else { Err("there is room".to_owned()) }
+    });
+    let used = server.memory("VmHWM:");
+    assert!(used < 512 << 20, "{} MiB", used >> 20);
+    assert_eq!(client.call("session.getUser", json!({}))["email"], "admin", "what is short needs no room");
+    drop(silent);
+    wait::until(LIMIT, || {
+        let answer = client.answer("xo.getAllObjects", json!({}));
+        if answer.get("result").is_some() { Ok(()) } else { Err(answer.to_string()) }
+    });
+}

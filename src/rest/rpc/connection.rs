@@ -11,7 +11,7 @@ use super::error::RpcError;
 use super::incoming::{Incoming, MAX_MESSAGE_BYTES, Received};
 use super::message::{self, Call, Message, Unreadable};
 use super::methods;
-use super::objects::{MAX_ANSWER_BYTES, Reply};
+use super::objects::Reply;
 use super::outlet::{Gone, Outlet};
 use super::session::Session;
 
@@ -20,6 +20,9 @@ const PING_EVERY: Duration = Duration::from_secs(30);
 
 /// How long a connection may ask for nothing on which nobody has signed in.
 const MAX_ANONYMOUS: Duration = Duration::from_secs(300);
+
+/// An answer in a batch up to that length has its place in it whatever the others take.
+const SHORT_BYTES: usize = 8 << 10;
 
 /// Why a connection is ended.
 type Why = (CloseCode, &'static str);
@@ -98,20 +101,19 @@ async fn answer_all(
 /// Why the connection ends instead.
 async fn answer(session: &mut Session, text: &[u8]) -> Result<Option<Reply>, Why> {
     match Message::read(text) {
-        Message::One(call) => answer_call(session, call, MAX_ANSWER_BYTES).await,
+        Message::One(call) => Ok(answer_call(session, call).await?.map(|(_, reply)| reply)),
         Message::Batch(calls) => {
             let mut batch = Reply { json: "[".into(), room: None };
             for call in calls {
-                let left = MAX_ANSWER_BYTES.saturating_sub(batch.json.len());
-                let Some(reply) = answer_call(session, call, left).await? else { continue };
+                let Some((id, reply)) = answer_call(session, call).await? else { continue };
                 if batch.json.len() > 1 {
                     batch.json.push(',');
                 }
-                batch.json.push_str(&reply.json);
-                match (&mut batch.room, reply.room) {
-                    (Some(held), Some(more)) => held.merge(more),
-                    (held @ None, more) => *held = more,
-                    (Some(_), None) => {}
+                // What is short may be a secret that is told this once, and its length is bounded by their number.
+                if reply.json.len() <= SHORT_BYTES {
+                    batch.json.push_str(&reply.json);
+                } else if let Err(error) = batch.push(&session.app().rpc.rooms, &reply.json) {
+                    batch.json.push_str(&message::failure(&id, &error));
                 }
             }
             batch.json.push(']');
@@ -120,14 +122,20 @@ async fn answer(session: &mut Session, text: &[u8]) -> Result<Option<Reply>, Why
     }
 }
 
+/// The answer to a call, with its id; `None` if nobody waits for one.
+///
+/// # Errors
+/// Why the connection ends instead.
 async fn answer_call(
     session: &mut Session,
     call: Result<Call, Unreadable>,
-    most_bytes: usize,
-) -> Result<Option<Reply>, Why> {
+) -> Result<Option<(Value, Reply)>, Why> {
     let call = match call {
         Ok(call) => call,
-        Err(Unreadable { id, error }) => return Ok(Some(failed(&id, &error))),
+        Err(Unreadable { id, error }) => {
+            let reply = failed(&id, &error);
+            return Ok(Some((id, reply)));
+        }
     };
     match session.still_stands().await {
         Ok(true) => {}
@@ -138,15 +146,13 @@ async fn answer_call(
         }
     }
     let id = call.id.clone();
-    let done = match methods::call(session, call).await {
-        Ok(reply) if reply.json.len() > most_bytes => Err(RpcError::TooLong { limit: MAX_ANSWER_BYTES }),
-        done => done,
-    };
+    let done = methods::call(session, call).await;
     let Some(id) = id else { return Ok(None) };
-    Ok(Some(match done {
+    let reply = match done {
         Ok(Reply { json, room }) => Reply { json: message::result(&id, &json), room },
         Err(error) => failed(&id, &error),
-    }))
+    };
+    Ok(Some((id, reply)))
 }
 
 fn failed(id: &Value, error: &RpcError) -> Reply {

@@ -48,46 +48,28 @@ impl From<Value> for Reply {
     }
 }
 
-/// A map that grows.
-struct Growing {
-    rooms: Rooms,
-    reply: Reply,
-}
-
-impl Growing {
-    fn new(rooms: Rooms) -> Self {
-        Self { rooms, reply: Reply { json: "{".into(), room: None } }
-    }
-
-    /// Adds a member, name and value.
-    fn push(&mut self, member: &str) -> Result<(), RpcError> {
-        let Reply { json, room } = &mut self.reply;
-        let bytes = json.len() + member.len() + 2;
+impl Reply {
+    /// Adds to it, and takes the memory for that. The first [`ROOM_BYTES`] come with the connection.
+    ///
+    /// # Errors
+    /// [`RpcError::TooLong`], [`RpcError::Busy`]; then nothing was added.
+    pub fn push(&mut self, rooms: &Rooms, text: &str) -> Result<(), RpcError> {
+        let bytes = self.json.len() + text.len();
         if bytes > MAX_ANSWER_BYTES {
             return Err(RpcError::TooLong { limit: MAX_ANSWER_BYTES });
         }
-        let held = room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
-        // The first comes with the connection.
+        let held = self.room.as_ref().map_or(0, OwnedSemaphorePermit::num_permits);
         let more = (bytes / ROOM_BYTES).saturating_sub(held);
         if more > 0 {
             let count = u32::try_from(more).unwrap_or(u32::MAX);
-            let taken =
-                Arc::clone(&self.rooms.0).try_acquire_many_owned(count).map_err(|_| RpcError::Busy)?;
-            match room {
+            let taken = Arc::clone(&rooms.0).try_acquire_many_owned(count).map_err(|_| RpcError::Busy)?;
+            match &mut self.room {
                 Some(room) => room.merge(taken),
-                None => *room = Some(taken),
+                room @ None => *room = Some(taken),
             }
         }
-        if json.len() > 1 {
-            json.push(',');
-        }
-        json.push_str(member);
+        self.json.push_str(text);
         Ok(())
-    }
-
-    fn finish(mut self) -> Reply {
-        self.reply.json.push('}');
-        self.reply
     }
 }
 
@@ -153,7 +135,7 @@ pub async fn all(session: &Session, mut params: Map<String, Value>) -> Result<Re
     let mut left = limit(params.remove("limit"))?;
     let selection = Selection::of(params.remove("filter")).await?;
     let app = session.app();
-    let mut map = Growing::new(app.rpc.rooms.clone());
+    let mut map = Reply { json: "{".into(), room: None };
     for collection in Collection::ALL {
         let mut after = String::new();
         while left > 0 {
@@ -169,10 +151,14 @@ pub async fn all(session: &Session, mut params: Map<String, Value>) -> Result<Re
             let members =
                 selecting.await.map_err(|_| RpcError::Unknown("the filter was not evaluated"))??;
             left -= members.len();
-            members.iter().try_for_each(|member| map.push(member))?;
+            for member in members {
+                let comma = if map.json.len() > 1 { "," } else { "" };
+                map.push(&app.rpc.rooms, &format!("{comma}{member}"))?;
+            }
         }
     }
-    Ok(map.finish())
+    map.push(&app.rpc.rooms, "}")?;
+    Ok(map)
 }
 
 /// As the collections take it: a whole number, also as text.
@@ -194,20 +180,18 @@ mod tests {
 
     #[test]
     fn an_answer_is_bounded_and_takes_room_as_it_grows() {
-        let rooms = Rooms::default();
-        let mut map = Growing::new(rooms.clone());
-        let member = format!("\"a\":\"{}\"", "x".repeat(ROOM_BYTES));
-        map.push("\"b\":1").unwrap();
+        let (rooms, mut reply) = (Rooms::default(), Reply { json: String::new(), room: None });
+        let text = "x".repeat(ROOM_BYTES);
+        reply.push(&rooms, "x").unwrap();
         assert_eq!(rooms.0.available_permits(), ROOMS);
-        map.push(&member).unwrap();
-        map.push(&member).unwrap();
+        reply.push(&rooms, &text).unwrap();
+        reply.push(&rooms, &text).unwrap();
         assert_eq!(rooms.0.available_permits(), ROOMS - 2);
-        let refused = (0..).find_map(|_| map.push(&member).err()).unwrap();
+        let refused = (0..).find_map(|_| reply.push(&rooms, &text).err()).unwrap();
         assert!(
             matches!(refused, RpcError::TooLong { .. }) && refused.to_string().contains("16 MiB"),
             "{refused}"
         );
-        let reply = map.finish();
         assert!(reply.json.len() <= MAX_ANSWER_BYTES);
         drop(reply);
         assert_eq!(rooms.0.available_permits(), ROOMS);
@@ -215,10 +199,9 @@ mod tests {
 
     #[test]
     fn without_room_an_answer_is_refused() {
-        let rooms = Rooms(Arc::new(Semaphore::new(1)));
-        let mut map = Growing::new(rooms);
-        let refused = map.push(&"x".repeat(3 * ROOM_BYTES)).unwrap_err();
-        assert_eq!(refused.code(), "busy");
+        let (rooms, mut reply) = (Rooms(Arc::new(Semaphore::new(1))), Reply::from(Value::Null));
+        let refused = reply.push(&rooms, &"x".repeat(3 * ROOM_BYTES)).unwrap_err();
+        assert_eq!((refused.code(), reply.json.as_str()), ("busy", "null"));
     }
 
     #[tokio::test]
