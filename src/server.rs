@@ -135,10 +135,10 @@ pub async fn start(config: Config) -> Result<RunningServer, StartError> {
         Err(_) => return Err(StartError::Recovery),
     }
     store.release_kept();
-    let authenticator = Authenticator::new(db.clone(), passwords, &config.auth);
+    let accounts = auth::Accounts::new(&data, db.clone(), passwords.clone());
+    let users = (Authenticator::new(db.clone(), passwords, &config.auth), accounts);
     let drain = config.transfers.drain.get();
-    let app =
-        web::Data::new(App::new(config, store, authenticator, engine.handle().clone(), exports, budget));
+    let app = web::Data::new(App::new(config, store, users, engine.handle().clone(), exports, budget));
     Idempotency::settle(&app).await?;
     let listening = match rest::bind(&app, tls.as_ref().map(Certificate::server_config).as_ref(), drain) {
         Ok(listening) => listening,

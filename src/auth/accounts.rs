@@ -137,7 +137,10 @@ pub fn random_password() -> Result<String, getrandom::Error> {
 }
 
 /// Refuses a password that nobody should have.
-pub(super) fn check_password_form(password: &str) -> Result<(), AccountError> {
+///
+/// # Errors
+/// [`AccountError::BadPassword`].
+pub fn check_password_form(password: &str) -> Result<(), AccountError> {
     if (1..=MAX_PASSWORD_BYTES).contains(&password.len()) {
         Ok(())
     } else {
@@ -165,7 +168,21 @@ impl Accounts {
     /// # Errors
     /// [`AccountError::NameTaken`], [`AccountError::BadPassword`], or a failure.
     pub async fn add(&self, name: &UserName, role: Role, password: String) -> Result<User, AccountError> {
-        let user = new_user(&self.passwords, name.as_str(), role, password).await?;
+        self.add_as(UserId::random(), name, role, password).await
+    }
+
+    /// Adds a user whose id was chosen before.
+    ///
+    /// # Errors
+    /// As [`Self::add`].
+    pub async fn add_as(
+        &self,
+        id: UserId,
+        name: &UserName,
+        role: Role,
+        password: String,
+    ) -> Result<User, AccountError> {
+        let user = User { id, ..new_user(&self.passwords, name.as_str(), role, password).await? };
         let row = user.clone();
         if self.db.transaction(move |transaction| users::insert(transaction, &row)).await? {
             Ok(user)

@@ -14,7 +14,7 @@ mod tokens;
 #[cfg(test)]
 mod test_support;
 
-pub use accounts::{AccountError, Accounts, KeepTokens, UserName, random_password};
+pub use accounts::{AccountError, Accounts, KeepTokens, UserName, check_password_form, random_password};
 pub use authenticator::{AuthError, Authenticator};
 pub use credentials::{CredentialProblem, Credentials, credentials_from};
 pub use first_start::{AdminPasswordSource, FirstStart, ensure_admin};
@@ -22,7 +22,7 @@ pub use password::{PasswordError, Passwords};
 pub use rights::{Capability, Forbidden, Principal};
 pub use tokens::{
     DEFAULT_VALIDITY_MS, IssuedToken, MAX_VALIDITY_MS, MIN_VALIDITY_MS, RENEWAL_GRACE_MS, TokenError,
-    TokenRequest, Validity, create_token, revoke_token, token_id_of,
+    TokenRequest, Validity, create_token, is_due, renew_token, revoke_token, token_id_of,
 };
 
 pub use crate::state::tokens::{Client, Scope, TokenId, TokenRecord};

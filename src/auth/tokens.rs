@@ -158,7 +158,7 @@ pub struct TokenRequest {
     pub objects: Option<BTreeSet<String>>,
     /// The only SRs that it sees, with what lies in them.
     pub srs: Option<BTreeSet<String>>,
-    /// Whether limited tokens made with it may outlive it.
+    /// Whether the server renews it by itself, and limited tokens made with it may outlive it.
     pub renewable: Option<bool>,
 }
 
@@ -186,15 +186,53 @@ pub async fn create_token(
     request: TokenRequest,
 ) -> Result<IssuedToken, TokenError> {
     check(&request)?;
-    let mut bytes = [0; SECRET_BYTES];
-    getrandom::fill(&mut bytes)?;
-    let secret = URL_SAFE_NO_PAD.encode(bytes);
-    let hash = SecretHash::of(&secret);
+    let (secret, hash) = new_secret()?;
     let now = now_ms();
     let record = db
         .transaction(move |transaction| issue(transaction, user, maker.as_ref(), &request, &hash, now))
         .await??;
     Ok(IssuedToken { secret, record })
+}
+
+/// Whether a token that is shown is to be renewed now: it was made so, and is in the last quarter of its validity.
+pub fn is_due(token: &TokenRecord, now_ms: i64) -> bool {
+    let validity = token.expires_ms.saturating_sub(token.created_ms);
+    token.renewable && !token.superseded && token.expires_ms.saturating_sub(now_ms) <= validity / 4
+}
+
+/// Gives a token that is due another secret, valid for as long as the old one was; the old one works for a few more
+/// minutes. `None` if it is not due any more: of those who ask at the same time, one is answered.
+///
+/// # Errors
+/// [`TokenError::Random`], [`TokenError::State`].
+pub async fn renew_token(db: &Db, id: TokenId) -> Result<Option<IssuedToken>, TokenError> {
+    let (secret, hash) = new_secret()?;
+    let now = now_ms();
+    let renewed = db.transaction(move |transaction| {
+        let found =
+            tokens::get(transaction, id)?.filter(|token| token.expires_ms > now && is_due(token, now));
+        let Some(old) = found else { return Ok(None) };
+        let validity_ms = old.expires_ms.saturating_sub(old.created_ms);
+        let new = TokenRecord {
+            id: hash.id(),
+            created_ms: now,
+            expires_ms: now.saturating_add(validity_ms),
+            ..old
+        };
+        tokens::supersede(transaction, id, now.saturating_add(RENEWAL_GRACE_MS))?;
+        tokens::insert(transaction, &hash, &new)?;
+        Ok(Some(new))
+    });
+    Ok(renewed.await?.map(|record| IssuedToken { secret, record }))
+}
+
+/// A secret that nobody knows yet.
+fn new_secret() -> Result<(String, SecretHash), getrandom::Error> {
+    let mut bytes = [0; SECRET_BYTES];
+    getrandom::fill(&mut bytes)?;
+    let secret = URL_SAFE_NO_PAD.encode(bytes);
+    let hash = SecretHash::of(&secret);
+    Ok((secret, hash))
 }
 
 /// Revokes a token with all secrets that its record has had, if it is that user's (`None`: whoever's it is). Returns
@@ -275,12 +313,14 @@ fn issue(
         (request.objects.clone(), request.srs.clone())
     };
     let validity_ms = request.expires_in.map_or(DEFAULT_VALIDITY_MS, Validity::ms);
+    let renewable = request.renewable.unwrap_or_else(|| renewed.as_ref().is_some_and(|old| old.renewable));
     let mut record = TokenRecord {
         id: hash.id(),
         family: renewed.as_ref().map_or(hash.id(), |old| old.family),
         superseded: false,
         user,
-        created_ms: renewed.as_ref().map_or(now_ms, |old| old.created_ms),
+        // of one that the server renews, this says how long its present secret is valid altogether
+        created_ms: renewed.as_ref().filter(|_| !renewable).map_or(now_ms, |old| old.created_ms),
         expires_ms: now_ms.saturating_add(validity_ms),
         description: request
             .description
@@ -290,7 +330,7 @@ fn issue(
         scope: request.scope.clone().or_else(|| base.and_then(|base| base.scope.clone())),
         objects,
         srs,
-        renewable: request.renewable.unwrap_or_else(|| renewed.as_ref().is_some_and(|old| old.renewable)),
+        renewable,
         last_used_ms: renewed.as_ref().and_then(|old| old.last_used_ms),
         last_address: renewed.as_ref().and_then(|old| old.last_address.clone()),
     };

@@ -18,6 +18,7 @@ use super::App;
 use super::address::client_address;
 use super::error::ApiError;
 use super::idempotency::{Claim, Made};
+use super::renewal::Due;
 use super::revocation::Cut;
 
 /// An authenticated sender. When the request was admitted by the hook for `Expect: 100-continue`, what that
@@ -26,6 +27,8 @@ use super::revocation::Cut;
 pub struct Caller {
     principal: Rc<Principal>,
     address: IpAddr,
+    /// Whether the credentials came as a cookie.
+    by_cookie: bool,
     audited: Rc<RefCell<Audited>>,
     plan: Rc<RefCell<Option<ImportPlan>>>,
     claim: Rc<RefCell<Option<Rc<Claim>>>>,
@@ -48,6 +51,7 @@ impl Caller {
         Self {
             principal: Rc::new(principal),
             address,
+            by_cookie: false,
             audited: Rc::default(),
             plan: Rc::default(),
             claim: Rc::default(),
@@ -75,6 +79,11 @@ impl Caller {
     pub fn with_plan(self, plan: ImportPlan) -> Self {
         self.plan.replace(Some(plan));
         self
+    }
+
+    /// Whether the credentials came as a cookie: a browser's, which can be given another.
+    pub fn is_by_cookie(&self) -> bool {
+        self.by_cookie
     }
 
     /// Takes the plan of the upload that was admitted.
@@ -194,6 +203,7 @@ impl Caller {
             CredentialProblem::Invalid => ApiError::Unauthenticated,
         })?;
         let credentials = credentials.ok_or(ApiError::Unauthenticated)?;
+        let by_cookie = authorization.is_none();
         let peer = peer.unwrap_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED));
         let address = client_address(&app.config.http.trusted_proxies, headers, peer);
         let name = match &credentials {
@@ -205,7 +215,7 @@ impl Caller {
                 if name.is_some() {
                     app.audit.signed_in(&principal, Via::Rest, address).await.map_err(ApiError::Audit)?;
                 }
-                Ok(Self::new(principal, address))
+                Ok(Self { by_cookie, ..Self::new(principal, address) })
             }
             Err(error) => {
                 if matches!(error, AuthError::Invalid) {
@@ -237,6 +247,7 @@ impl FromRequest for Caller {
         let app = request.app_data::<web::Data<App>>().cloned();
         let cut = request.extensions().get::<Cut>().cloned();
         let (headers, peer) = (request.headers().clone(), request.peer_addr().map(|peer| peer.ip()));
+        let due = Due::of(request);
         let request = request.clone();
         Box::pin(async move {
             if let Some(admitted) = admitted {
@@ -249,6 +260,7 @@ impl FromRequest for Caller {
             }
             // For who looks for the sender later: the line in the log, the audit.
             request.extensions_mut().insert(caller.clone());
+            due.note(&caller);
             Ok(caller)
         })
     }

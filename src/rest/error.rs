@@ -10,8 +10,8 @@ use gantry_actors::EngineError;
 use serde_json::{Value, json};
 
 use super::JSON;
-use crate::auth::AuthError;
 use crate::auth::audit::AuditError;
+use crate::auth::{AccountError, AuthError};
 use crate::backends::local::sr_dir::SrDirError;
 use crate::backends::local::{LocalError, Shortage};
 use crate::disk::error::DiskError;
@@ -210,6 +210,10 @@ pub enum ApiError {
     State(StateError),
     /// Authentication itself
     Auth(AuthError),
+    /// A user that cannot be made, changed or removed
+    Account(AccountError),
+    /// 409: nobody removes himself
+    OwnUser,
 }
 
 /// The stable word of an error, in the extensions of its answer.
@@ -461,6 +465,13 @@ impl ApiError {
             Self::State(error) => {
                 show(StatusCode::SERVICE_UNAVAILABLE, "state_unavailable", error.to_string())
             }
+            Self::Account(error) => {
+                let (status, code) = account_class(error);
+                show(status, code, error.to_string())
+            }
+            Self::OwnUser => {
+                show(StatusCode::CONFLICT, "own_user", "nobody removes himself: let another administrator do it".into())
+            }
             Self::Auth(error) => {
                 show(StatusCode::SERVICE_UNAVAILABLE, "state_unavailable", error.to_string())
             }
@@ -585,6 +596,22 @@ fn store_class(error: &LocalError) -> (StatusCode, &'static str) {
     }
 }
 
+fn account_class(error: &AccountError) -> (StatusCode, &'static str) {
+    match error {
+        AccountError::BadName { .. } => (StatusCode::UNPROCESSABLE_ENTITY, "bad_user_name"),
+        AccountError::BadPassword { .. } | AccountError::PasswordNotText { .. } => {
+            (StatusCode::UNPROCESSABLE_ENTITY, "bad_password")
+        }
+        AccountError::NameTaken { .. } => (StatusCode::CONFLICT, "already_exists"),
+        AccountError::LastAdmin { .. } => (StatusCode::CONFLICT, "last_admin"),
+        AccountError::NoSuchUser { .. } => (StatusCode::NOT_FOUND, "no_such_object"),
+        AccountError::State(_) => (StatusCode::SERVICE_UNAVAILABLE, "state_unavailable"),
+        AccountError::Password(_) | AccountError::File { .. } | AccountError::Random(_) => {
+            (StatusCode::INTERNAL_SERVER_ERROR, "internal_error")
+        }
+    }
+}
+
 fn is_full(error: &std::io::Error) -> bool {
     matches!(error.kind(), std::io::ErrorKind::StorageFull | std::io::ErrorKind::QuotaExceeded)
 }
@@ -659,6 +686,12 @@ impl From<ScanError> for ApiError {
             ScanError::Turn(error) => error.into(),
             ScanError::Store(error) => error.into(),
         }
+    }
+}
+
+impl From<AccountError> for ApiError {
+    fn from(error: AccountError) -> Self {
+        Self::Account(error)
     }
 }
 

@@ -19,9 +19,9 @@ use actix_web::HttpResponse;
 use actix_web::http::Method;
 use gantry_actors::{JobEnd, JobId};
 
-use crate::ids::{SrId, VbdId, VdiId, VmId};
+use crate::ids::{SrId, UserId, VbdId, VdiId, VmId};
 use crate::state::idempotency::{self as records, Answer, Fingerprint, Name, Record};
-use crate::state::{Db, StateError, disks, now_ms, vms};
+use crate::state::{Db, StateError, disks, now_ms, users, vms};
 
 use super::App;
 use super::caller::Caller;
@@ -50,6 +50,8 @@ pub enum Made {
     Vm(VmId),
     /// The connection of a disk to a VM.
     Vbd(VbdId),
+    /// A user.
+    User(UserId),
 }
 
 impl std::fmt::Display for Made {
@@ -60,6 +62,7 @@ impl std::fmt::Display for Made {
             Self::Sr(id) => write!(f, "srs/{id}"),
             Self::Vm(id) => write!(f, "vms/{id}"),
             Self::Vbd(id) => write!(f, "vbds/{id}"),
+            Self::User(id) => write!(f, "users/{id}"),
         }
     }
 }
@@ -72,6 +75,7 @@ impl Made {
             Self::Sr(id) => id.to_string(),
             Self::Vm(id) => id.to_string(),
             Self::Vbd(id) => id.to_string(),
+            Self::User(id) => id.to_string(),
         }
     }
 
@@ -81,6 +85,7 @@ impl Made {
             ("srs", id) => id.parse().ok().map(Self::Sr),
             ("vms", id) => id.parse().ok().map(Self::Vm),
             ("vbds", id) => id.parse().ok().map(Self::Vbd),
+            ("users", id) => id.parse().ok().map(Self::User),
             _ => None,
         }
     }
@@ -92,6 +97,7 @@ impl Made {
                 Self::Sr(id) => disks::find_sr(conn, id)?.is_some(),
                 Self::Vm(id) => vms::find_vm(conn, id)?.is_some(),
                 Self::Vbd(id) => vms::find_vbd(conn, id)?.is_some(),
+                Self::User(id) => users::get(conn, id)?.is_some(),
             })
         })
         .await

@@ -24,9 +24,11 @@ mod preconditions;
 mod public;
 mod query;
 mod ranges;
+mod renewal;
 mod revocation;
 mod router;
 mod routes;
+mod rpc;
 mod service;
 mod srs;
 mod swagger_ui;
@@ -44,8 +46,8 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use gantry_actors::EngineHandle;
 use tokio_util::sync::CancellationToken;
 
-use crate::auth::Authenticator;
 use crate::auth::audit::Audit;
+use crate::auth::{Accounts, Authenticator};
 use crate::backends::local::LocalStore;
 use crate::config::Config;
 use crate::image::budget::Budget;
@@ -75,6 +77,8 @@ pub struct App {
     pub authenticator: Authenticator,
     /// What is written down of what they do.
     pub audit: Audit,
+    /// Makes, changes and removes users.
+    pub accounts: Accounts,
     /// Runs the jobs.
     pub engine: EngineHandle,
     /// The exports that run.
@@ -91,6 +95,8 @@ pub struct App {
     pub closing: CancellationToken,
     /// The requests that tokens have begun.
     revocations: Revocations,
+    /// Connections that speak JSON-RPC.
+    rpc: rpc::Desk,
     /// The requests with an idempotency key.
     pub idempotency: Idempotency,
     ready: AtomicBool,
@@ -101,7 +107,7 @@ impl App {
     pub fn new(
         config: Config,
         store: LocalStore,
-        authenticator: Authenticator,
+        (authenticator, accounts): (Authenticator, Accounts),
         engine: EngineHandle,
         exports: ExportDesk,
         budget: Arc<Budget>,
@@ -116,12 +122,14 @@ impl App {
             windows: WindowReserve::default(),
             connections: Connections::default(),
             revocations: Revocations::default(),
+            rpc: rpc::Desk::default(),
             idempotency: Idempotency::new(store.db().clone()),
             audit: Audit::new(store.db().clone()),
             ready: AtomicBool::new(false),
             config,
             store,
             authenticator,
+            accounts,
             engine,
         }
     }

@@ -14,7 +14,7 @@ use super::imports::{self, UploadAddress, unknown_format};
 use super::query::{Params, Query};
 use super::router::{Endpoint, Router, any, delete, patch, post, put, read, resource};
 use super::{
-    audit, collections, events, exports, networks, openapi, public, srs, swagger_ui, tasks, users, vbds,
+    audit, collections, events, exports, networks, openapi, public, rpc, srs, swagger_ui, tasks, users, vbds,
     vdi_actions, vdis, vms,
 };
 
@@ -23,6 +23,14 @@ type Service = web::Data<App>;
 
 /// Adds all routes.
 pub fn add(config: &mut web::ServiceConfig) {
+    // A WebSocket is no operation that OpenAPI could describe.
+    config
+        .service(
+            web::resource("/api/")
+                .route(web::get().to(rpc::connect))
+                .default_service(web::route().to(public::no_route)),
+        )
+        .service(web::resource("/api").route(web::route().to(rpc::nowhere)));
     endpoints(config);
 }
 
@@ -55,11 +63,16 @@ fn public_routes(config: &mut Router<'_>) {
 
 fn users_and_tasks(config: &mut Router<'_>) {
     config
-        .service(resource("/rest/v0/users").route(read().to(users::list)))
+        .service(resource("/rest/v0/users").route(read().to(users::list)).route(post().to(users::create)))
         .service(resource("/rest/v0/users/me").route(any().to(users::me)))
         .service(resource("/rest/v0/users/me/{rest:.*}").route(any().to(users::me)))
         .service(resource("/rest/v0/users/authentication_tokens").route(post().to(create_token_of_caller)))
-        .service(resource("/rest/v0/users/{id}").route(read().to(user)))
+        .service(
+            resource("/rest/v0/users/{id}")
+                .route(read().to(user))
+                .route(patch().to(change_user))
+                .route(delete().to(delete_user)),
+        )
         .service(
             resource("/rest/v0/users/{id}/authentication_tokens")
                 .route(read().to(list_tokens))
@@ -277,6 +290,20 @@ async fn user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
     users::one(app, caller, &id).await
 }
 
+async fn change_user(
+    app: Service,
+    caller: Caller,
+    request: HttpRequest,
+    id: web::Path<String>,
+    params: Params,
+) -> Answer {
+    users::change(app, caller, request, &id, params).await
+}
+
+async fn delete_user(app: Service, caller: Caller, id: web::Path<String>) -> Answer {
+    users::delete(app, caller, &id).await
+}
+
 async fn create_token_of_caller(app: Service, caller: Caller, params: Params) -> Answer {
     users::create_token(app, caller, None, params).await
 }
@@ -460,10 +487,10 @@ pub fn takes_body(method: &Method, path: &str) -> bool {
     let segments: Vec<&str> = rest.split('/').collect();
     let known = |name: &str| Collection::named(name).is_some();
     match (method.as_str(), segments.as_slice()) {
-        ("POST", ["vdis" | "srs" | "vms" | "vbds"] | ["users", "authentication_tokens"]) => true,
+        ("POST", ["vdis" | "srs" | "vms" | "vbds" | "users"] | ["users", "authentication_tokens"]) => true,
         ("POST", ["users", _, "authentication_tokens"]) | (_, ["users", "me", ..]) => true,
         ("POST", ["tasks" | "srs" | "vdis", _, "actions", _] | ["events", _, "subscriptions"]) => true,
-        ("PATCH", ["tasks", _]) => true,
+        ("PATCH", ["tasks" | "users", _]) => true,
         ("POST", [name, _, "actions", _]) => Collection::named(name).is_some_and(Collection::holds_vms),
         ("PATCH", [name, _]) | ("PUT", [name, _, "tags", _]) => known(name),
         _ => false,

@@ -29,6 +29,7 @@ use super::error::ApiError;
 use super::idempotency::{self, Idempotency, Opened};
 use super::imports::{self, Head, UploadAddress};
 use super::origin::{self, Shared};
+use super::renewal::{self, Due};
 use super::revocation::Cut;
 use super::routes;
 
@@ -190,7 +191,7 @@ fn expect_hook(
                     if let Some(line) = line {
                         line.forget();
                     }
-                    HttpMessage::extensions_mut(&request).insert(caller);
+                    HttpMessage::extensions_mut(&request).insert(*caller);
                     return Ok(request);
                 }
                 Ok(Admitted::Answered(answer)) => answer,
@@ -222,7 +223,7 @@ fn allowed(app: &App, head: &actix_http::RequestHead) -> Result<(), ApiError> {
 /// What is to become of a request whose body was not asked for yet.
 enum Admitted {
     /// It goes on.
-    Caller(Caller),
+    Caller(Box<Caller>),
     /// It has its answer, and needs no body.
     Answered(HttpResponse),
 }
@@ -236,7 +237,7 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
     // Without a body there is nothing to be asked for: the route decides.
     let bodiless = matches!(method, Method::GET | Method::HEAD | Method::DELETE | Method::OPTIONS);
     if bodiless {
-        return Ok(Admitted::Caller(caller));
+        return Ok(Admitted::Caller(Box::new(caller)));
     }
     if !routes::takes_body(&method, path) {
         return Err(ApiError::NoSuchRoute {
@@ -244,7 +245,9 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
             path: path.chars().take(200).collect(),
         });
     }
-    let Some(address) = UploadAddress::of(&method, path) else { return Ok(Admitted::Caller(caller)) };
+    let Some(address) = UploadAddress::of(&method, path) else {
+        return Ok(Admitted::Caller(Box::new(caller)));
+    };
     let head = Head { query: head.uri.query().unwrap_or_default(), headers: head.headers() };
     let claim = match Idempotency::open_upload(app, &caller, &method, path, head).await? {
         None => None,
@@ -259,7 +262,7 @@ async fn admit(app: &App, request: &Request) -> Result<Admitted, ApiError> {
         audit::upload_refused(app, &caller, (&method, path, head.query), refused).await;
     }
     match (planned, claim) {
-        (Ok(plan), _) => Ok(Admitted::Caller(caller.with_plan(plan))),
+        (Ok(plan), _) => Ok(Admitted::Caller(Box::new(caller.with_plan(plan)))),
         (Err(refused), Some(claim)) => Ok(Admitted::Answered(claim.finish(refused.error_response()).await)),
         (Err(refused), None) => Err(refused),
     }
@@ -289,10 +292,13 @@ fn web_app(
             }
             let in_flight = request.conn_data::<Arc<Connection>>().map(Connection::enter);
             let cut = Cut::default();
+            let due = Due::default();
             request.extensions_mut().insert(cut.clone());
+            request.extensions_mut().insert(due.clone());
             let admitted = request.extensions().get::<Caller>().cloned();
             if let (Some(caller), Some(app)) = (admitted, request.app_data::<web::Data<App>>()) {
                 cut.when_revoked(&app.revocations, caller.principal());
+                due.note(&caller);
             }
             let unread = SharedPayload::install(&mut request, &cut);
             let version = request.version();
@@ -311,6 +317,7 @@ fn web_app(
                     Ok(called) => wanted.answer(called.await?.map_into_boxed_body()).await,
                     Err(early) => early,
                 };
+                renewal::renew(&mut response, &due).await;
                 // The library would send it chunked, which HTTP/1.0 does not know.
                 if version == Version::HTTP_10 && response.response().body().size() == BodySize::Stream {
                     response = response.into_response(ApiError::HttpVersion.error_response());

@@ -1,22 +1,27 @@
 //! Users and their tokens.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Map, Value, json};
 
-use crate::auth::{self, Capability, TokenError, TokenRecord, TokenRequest, User};
+use crate::auth::{
+    self, AccountError, AuthError, Capability, KeepTokens, Role, TokenError, TokenRecord, TokenRequest, User,
+};
 use crate::ids::UserId;
 use crate::state::{now_ms, tokens, users};
 
 use super::App;
 use super::JSON;
-use super::caller::Caller;
+use super::address::client_address;
+use super::caller::{Caller, refusal};
 use super::collections::Listing;
 use super::error::ApiError;
-use super::query::{Params, Query};
+use super::idempotency::Made;
+use super::query::{Params, Query, required};
 
 fn shown(user: &User) -> Value {
     json!({
@@ -79,6 +84,142 @@ pub async fn one(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpRe
     Ok(HttpResponse::Ok().content_type(JSON).json(shown(&found.ok_or_else(no_such)?)))
 }
 
+/// A role, from `role` or from the contract's `permission`; `None` if neither is given.
+fn wanted_role(params: &mut Params) -> Result<Option<Role>, ApiError> {
+    let refused = |name: &str, text: String| {
+        let message = "Value does not match any allowed schema";
+        ApiError::invalid(format!("body.{name}"), message, Some(text.into()))
+    };
+    let role = params.text("role")?;
+    let role = role.map(|text| text.parse::<Role>().map_err(|_| refused("role", text))).transpose()?;
+    let permission = params.text("permission")?;
+    match (role, permission) {
+        (role, None) => Ok(role),
+        (Some(role), Some(permission)) if role.permission() == permission => Ok(Some(role)),
+        (None, Some(permission)) if permission == Role::Admin.permission() => Ok(Some(Role::Admin)),
+        (None, Some(permission)) if permission == Role::Viewer.permission() => Ok(Some(Role::Viewer)),
+        (_, Some(permission)) => Err(refused("permission", permission)),
+    }
+}
+
+/// `POST /users`.
+///
+/// # Errors
+/// 403, 409 for a name that is taken, 422 for what is no name or no password.
+pub async fn create(
+    app: web::Data<App>,
+    caller: Caller,
+    mut params: Params,
+) -> Result<HttpResponse, ApiError> {
+    caller.require(Capability::Administer, None, "user")?;
+    let (name, email) = (params.text("name")?, params.text("email")?);
+    let name = match (name, email) {
+        (Some(name), Some(email)) if name != email => {
+            let message = "a user has one name: name and email must be the same";
+            return Err(ApiError::invalid("body.email", message, Some(email.into())));
+        }
+        (Some(name), _) | (None, Some(name)) => name,
+        (None, None) => return Err(required("name")),
+    };
+    let password = params.required_text("password")?;
+    let role = wanted_role(&mut params)?.unwrap_or(Role::Viewer);
+    params.nothing_else()?;
+    let (id, name) = (UserId::random(), name.parse()?);
+    let created = || {
+        HttpResponse::build(StatusCode::CREATED)
+            .insert_header((LOCATION, format!("/rest/v0/users/{id}")))
+            .content_type(JSON)
+            .json(json!({ "id": id }))
+    };
+    caller.makes(Made::User(id), None, created).await?;
+    app.accounts.add_as(id, &name, role, password).await?;
+    Ok(created())
+}
+
+/// `PATCH /users/<id>`: one's own password by the current one, anybody's password and role by an administrator. A new
+/// password ends the user's other tokens.
+///
+/// # Errors
+/// 403 for a wrong current password, which counts as a failed login; 429 after one; 409 for the last administrator's
+/// role.
+pub async fn change(
+    app: web::Data<App>,
+    caller: Caller,
+    request: HttpRequest,
+    id: &str,
+    mut params: Params,
+) -> Result<HttpResponse, ApiError> {
+    let no_such = || ApiError::NoSuchObject { kind: "user", id: id.chars().take(64).collect() };
+    let user: UserId = id.parse().map_err(|_| no_such())?;
+    let own = user == caller.user();
+    if !own {
+        caller.require(Capability::Administer, Some(id), "user")?;
+    }
+    let password = params.text("password")?;
+    let current = params.text("currentPassword")?;
+    let role = wanted_role(&mut params)?;
+    params.nothing_else()?;
+    // Before anything is changed.
+    password.as_deref().map_or(Ok(()), auth::check_password_form)?;
+    if role.is_some() {
+        caller.require(Capability::Administer, Some(id), "user")?;
+    }
+    if own && password.is_some() {
+        let current = current.ok_or_else(|| required("currentPassword"))?;
+        let name = caller.principal().name.clone();
+        let checked = app.authenticator.check_password(name, current, address_of(&app, &request)).await;
+        checked.map_err(|error| match error {
+            AuthError::Invalid => ApiError::ForbiddenOperation {
+                operation: "change password",
+                reason: "currentPassword is not the current password",
+            },
+            error => refusal(error),
+        })?;
+    }
+    let missing = |error| match error {
+        AccountError::NoSuchUser { .. } => no_such(),
+        error => ApiError::Account(error),
+    };
+    if let Some(role) = role {
+        app.accounts.set_role(user, role).await.map_err(missing)?;
+    }
+    if let Some(password) = password {
+        let kept = caller.principal().token.as_ref().filter(|_| own);
+        let keep = kept.map_or(KeepTokens::None, |token| KeepTokens::Only(token.family));
+        let ended = app.accounts.set_password(user, password, keep).await.map_err(missing)?;
+        ended.into_iter().for_each(|family| app.revocations.cut(family));
+    } else if role.is_none() {
+        // Nothing to change is no mistake, as long as there is somebody.
+        let found = app.store.db().call(move |db| users::get(db, user)).await?;
+        found.ok_or_else(no_such)?;
+    }
+    Ok(HttpResponse::NoContent().finish())
+}
+
+fn address_of(app: &App, request: &HttpRequest) -> IpAddr {
+    let peer = request.peer_addr().map_or(IpAddr::V4(Ipv4Addr::UNSPECIFIED), |peer| peer.ip());
+    client_address(&app.config.http.trusted_proxies, request.headers(), peer)
+}
+
+/// `DELETE /users/<id>`, with all tokens and what they have begun.
+///
+/// # Errors
+/// 403, 404, 409 for oneself and for the last administrator.
+pub async fn delete(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
+    let no_such = || ApiError::NoSuchObject { kind: "user", id: id.chars().take(64).collect() };
+    caller.require(Capability::Administer, Some(id), "user")?;
+    let user: UserId = id.parse().map_err(|_| no_such())?;
+    if user == caller.user() {
+        return Err(ApiError::OwnUser);
+    }
+    let ended = app.accounts.remove(user).await.map_err(|error| match error {
+        AccountError::NoSuchUser { .. } => no_such(),
+        error => ApiError::Account(error),
+    })?;
+    ended.into_iter().for_each(|family| app.revocations.cut(family));
+    Ok(HttpResponse::NoContent().finish())
+}
+
 fn own(caller: &Caller, id: &str, operation: &'static str) -> Result<(), ApiError> {
     if id.parse() == Ok(caller.user()) {
         return Ok(());
@@ -130,7 +271,7 @@ pub async fn create_token(
 }
 
 /// A token without its secret.
-fn token_shown(record: &TokenRecord) -> Value {
+pub fn token_shown(record: &TokenRecord) -> Value {
     let mut shown = json!({
         "id": record.id.to_string(),
         "user_id": record.user,

@@ -122,7 +122,7 @@ pub struct TokenRecord {
     pub superseded: bool,
     /// Whose it is.
     pub user: UserId,
-    /// When the record was made, Unix milliseconds.
+    /// When the record was made, Unix milliseconds; of a renewable one, when its present secret was.
     pub created_ms: i64,
     /// From when on it is worth nothing.
     pub expires_ms: i64,
@@ -136,7 +136,7 @@ pub struct TokenRecord {
     pub objects: Option<BTreeSet<String>>,
     /// The SRs that it can see, with what lies in them; `None` = no such limit.
     pub srs: Option<BTreeSet<String>>,
-    /// Whether tokens made with it may live longer than it does.
+    /// Whether the server renews it near its end, and tokens made with it may live longer than it does.
     pub renewable: bool,
     /// When it was last used, to the minute.
     pub last_used_ms: Option<i64>,

@@ -4,6 +4,8 @@
 #[cfg(test)]
 mod access_log;
 #[cfg(test)]
+mod accounts;
+#[cfg(test)]
 mod audit;
 #[cfg(test)]
 mod auth;
@@ -73,6 +75,8 @@ mod retention;
 mod revoking;
 #[cfg(test)]
 mod rooms;
+#[cfg(test)]
+mod rpc;
 #[cfg(test)]
 mod serving;
 #[cfg(test)]

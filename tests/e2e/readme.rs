@@ -128,3 +128,18 @@ fn the_readme_has_no_blanks_left_to_fill_in() {
         assert!(!readme.contains(word), "{word}");
     }
 }
+
+#[test]
+fn the_lines_about_users_work_when_they_are_pasted() {
+    let readme = readme();
+    let server = Server::start();
+    let output = Command::new("bash")
+        .args(["-ec", block(&readme, "## Users and tokens")])
+        .env("TOKEN", server.token())
+        .env("GANTRY", server.url("/rest/v0"))
+        .output()
+        .expect("bash runs");
+    let told = String::from_utf8_lossy(&output.stdout);
+    assert!(output.status.success() && told.contains("\"backup\"") && !told.contains("error"), "{output:?}");
+    server.request("GET", "/rest/v0").basic("ann", "open sesame").send().expect(200);
+}

@@ -226,3 +226,56 @@ fn a_token_is_named_by_its_public_id_or_by_its_secret() {
     assert_eq!(token_id_of("neither"), None);
     assert_eq!(token_id_of(""), None);
 }
+
+#[test]
+fn a_renewable_token_is_due_in_the_last_quarter_of_its_validity() {
+    let id = SecretHash::of("x").id();
+    let mut token = TokenRecord {
+        id,
+        family: id,
+        superseded: false,
+        user: UserId::random(),
+        created_ms: 1000,
+        expires_ms: 5000,
+        description: None,
+        client: None,
+        scope: None,
+        objects: None,
+        srs: None,
+        renewable: true,
+        last_used_ms: None,
+        last_address: None,
+    };
+    assert!(!is_due(&token, 3999));
+    assert!(is_due(&token, 4000));
+    token.superseded = true;
+    assert!(!is_due(&token, 4000), "it was renewed");
+    (token.superseded, token.renewable) = (false, false);
+    assert!(!is_due(&token, 4000), "it was not made so");
+}
+
+#[tokio::test]
+async fn of_those_who_renew_at_the_same_time_one_is_answered_and_the_old_secret_works_on() {
+    let place = Place::new();
+    let bob = bob(&place).await;
+    let json = r#"{"renewable": true, "description": "d", "scope": ["read"], "client": {"id": "c"}}"#;
+    let old = make(&place, &bob, None, json).await.unwrap();
+    assert!(renew_token(&place.db, old.record.id).await.unwrap().is_none(), "it is not due");
+    let (id, age) = (old.record.id.to_string(), DEFAULT_VALIDITY_MS * 3 / 4 + 1000);
+    let aging =
+        "UPDATE tokens SET created_ms = created_ms - ?2, expires_ms = expires_ms - ?2 WHERE public_id = ?1";
+    place.db.transaction(move |tx| Ok(tx.execute(aging, (&id, age))?)).await.unwrap();
+    let (one, other) =
+        tokio::join!(renew_token(&place.db, old.record.id), renew_token(&place.db, old.record.id));
+    let mut renewed: Vec<_> = [one.unwrap(), other.unwrap()].into_iter().flatten().collect();
+    assert_eq!(renewed.len(), 1);
+    let new = renewed.remove(0);
+    assert_ne!(new.secret, old.secret);
+    assert_eq!(new.record.family, old.record.family);
+    assert_eq!((new.record.scope, new.record.description), (old.record.scope, old.record.description));
+    assert_eq!(new.record.expires_ms - new.record.created_ms, DEFAULT_VALIDITY_MS);
+    let now = now_ms();
+    assert!(by_secret(&place, &old.secret, now).await.is_some());
+    assert!(by_secret(&place, &old.secret, now + RENEWAL_GRACE_MS + 1).await.is_none());
+    assert_eq!(listed(&place).await.len(), 1);
+}
