@@ -24,9 +24,71 @@ pub fn operations() -> Vec<Operation> {
             .refused(&[404])
             .answers_json(200, "The user.", &schema("user"), &user),
     ];
+    all.extend(changes_of_users());
     all.extend(own_address());
     all.extend(tokens());
+    all.extend(audit());
     all
+}
+
+fn changes_of_users() -> Vec<Operation> {
+    let text = json!({ "type": "string" });
+    let role = json!({ "type": "string", "enum": ["admin", "operator", "viewer"] });
+    let permission = json!({ "type": "string", "enum": ["admin", "none"] });
+    let new = json!({
+        "type": "object",
+        "properties": {
+            "name": text, "email": text, "password": text, "role": role, "permission": permission,
+        },
+        "required": ["password"], "additionalProperties": false,
+    });
+    let change = json!({
+        "type": "object",
+        "properties": {
+            "password": text, "currentPassword": text, "role": role, "permission": permission,
+        },
+        "additionalProperties": false,
+    });
+    vec![
+        Operation::new("post", "/users", "CreateUser", "users")
+            .summary("Makes a user; administrators only.")
+            .exposed(Exposure::Deny)
+            .takes(true, &new, &json!({ "name": "backup", "password": "a long one", "role": "operator" }))
+            .repeatable()
+            .refused(&[413])
+            .makes("user", "users"),
+        Operation::new("patch", "/users/{id}", "UpdateUser", "users")
+            .summary("Changes one's own password, or as an administrator somebody's password or role.")
+            .exposed(Exposure::Deny)
+            .takes(
+                true,
+                &change,
+                &json!({ "password": "another long one", "currentPassword": "the old one" }),
+            )
+            .refused(&[404, 409, 413, 422])
+            .done(),
+        Operation::new("delete", "/users/{id}", "DeleteUser", "users")
+            .summary("Removes a user with his tokens; administrators only.")
+            .exposed(Exposure::Deny)
+            .refused(&[404, 409])
+            .done(),
+    ]
+}
+
+fn audit() -> Vec<Operation> {
+    let record = json!({
+        "id": "17", "time": 1_764_280_000_000_i64, "action": "vdi.delete", "outcome": "success",
+    });
+    let element = json!({ "id": "17", "action": "vdi.delete", "href": "/rest/v0/audit/17" });
+    let list = Operation::new("get", "/audit", "GetAudit", "audit").exposed(Exposure::Deny);
+    vec![
+        listed(list.summary("Who has done what, newest first; administrators only."), &element),
+        Operation::new("get", "/audit/{id}", "GetAuditRecord", "audit")
+            .summary("One record of the audit; administrators only.")
+            .exposed(Exposure::Deny)
+            .refused(&[404])
+            .answers_json(200, "The record.", &json!({ "type": "object" }), &record),
+    ]
 }
 
 fn own_address() -> Vec<Operation> {

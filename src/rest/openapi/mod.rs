@@ -77,6 +77,7 @@ fn tags() -> Value {
         ("service", "The service itself."),
         ("tasks", "Transfers and other work."),
         ("users", "Users and their tokens."),
+        ("audit", "Who has done what."),
     ];
     for collection in crate::inventory::Collection::ALL {
         named.push((collection.name(), collection.kind()));

@@ -96,10 +96,33 @@ fn of_all(collection: Collection) -> Vec<Operation> {
             .done(),
         listed(tasks.refused(&[404]), &super::tasks::example()),
     ];
+    for (nothing, word) in [("messages", "Messages"), ("alarms", "Alarms")] {
+        let path = format!("/{name}/{{id}}/{nothing}");
+        let operation = Operation::new("get", path, format!("Get{single}{word}"), name).refused(&[404]);
+        let operation = operation.summary(format!("The {nothing} about it, of which there are none."));
+        let element = json!({ "id": SAMPLE, "href": format!("/rest/v0/{nothing}/{SAMPLE}") });
+        operations.push(listed(operation, &element));
+    }
+    if !collection.has_actions() {
+        let path = format!("/{name}/{{id}}/actions");
+        operations.push(
+            Operation::new("get", path, format!("Get{single}Actions"), name)
+                .summary("What can be done to it: nothing.")
+                .segment(
+                    "id",
+                    &json!({ "type": "string", "minLength": 1 }),
+                    "The object's id, or `_` for any.",
+                )
+                .refused(&[404])
+                .answers_json(200, "No links.", &schema("Links"), &json!([])),
+        );
+    }
     let deletes = match collection {
         Collection::Vdis | Collection::VdiSnapshots => Some("Deletes it with its content."),
         Collection::Srs => Some("Deletes an SR without disks; `actions/forget` leaves the files."),
         Collection::Vbds => Some("Detaches a disk, which stays."),
+        Collection::Vifs => Some("Takes an interface away from its VM."),
+        Collection::Networks => Some("Deletes a network that no interface is on."),
         _ if collection.holds_vms() => {
             Some("Deletes it with its snapshots, and the disks that no other VM uses.")
         }
@@ -274,6 +297,17 @@ pub fn schemas() -> impl Iterator<Item = (String, Value)> {
     Collection::ALL.into_iter().map(|collection| (collection.kind().to_owned(), shapes::of(collection)))
 }
 
+/// The question which parameters an action takes.
+pub fn parameters_of(path: &str, action: &str, id: &str, tag: &str, example: &Value) -> Operation {
+    let whole =
+        json!({ "type": "object", "properties": { "params": { "type": "object" } }, "required": ["params"] });
+    Operation::new("get", format!("{path}/{action}"), id, tag)
+        .summary("Which parameters it takes.")
+        .segment("id", &json!({ "type": "string", "minLength": 1 }), "The object's id, or `_` for any.")
+        .refused(&[404])
+        .answers_json(200, "The parameters.", &whole, example)
+}
+
 /// Actions on VMs, VDIs and SRs, and how they are found.
 pub fn actions() -> Vec<Operation> {
     let mut all = Vec::new();
@@ -296,10 +330,24 @@ pub fn actions() -> Vec<Operation> {
                 Operation::new("post", format!("{path}/forget"), "ForgetSr", name)
                     .summary("Lets an SR go and leaves its files.")
                     .exposed(Exposure::Deny)
+                    .takes(false, &super::tasks::nothing(), &json!({}))
                     .repeatable()
                     .refused(&[404, 413])
                     .done(),
             );
+            all.push(
+                Operation::new("post", format!("{path}/scan"), "ScanSr", name)
+                    .summary("Looks through its directory again, for files that have come or gone.")
+                    .flag("sync", "Answers when it is done, with 204.")
+                    .takes(false, &super::tasks::nothing(), &json!({}))
+                    .repeatable()
+                    .refused(&[404, 413, 507])
+                    .done()
+                    .answers(202, super::tasks::accepted()),
+            );
+            for (action, id_of_it) in [("forget", "GetSrForgetAction"), ("scan", "GetSrScanAction")] {
+                all.push(parameters_of(&path, action, id_of_it, name, &json!({ "params": {} })));
+            }
             continue;
         }
         let described = json!({ "params": { "name_label": { "type": "string", "optional": true } } });

@@ -91,6 +91,14 @@ pub fn operations() -> Vec<Operation> {
                 .done()
                 .answers(202, accepted()),
         );
+        let question = format!("Get{id}Action");
+        all.push(super::objects::parameters_of(
+            "/tasks/{id}/actions",
+            action,
+            &question,
+            "tasks",
+            &json!({ "params": {} }),
+        ));
     }
     all.extend(events());
     all
