@@ -262,6 +262,12 @@ fn nothing_is_written_into_an_sr_that_is_read_only() {
     server.request("PUT", &format!("/rest/v0/vdis/{name}.raw")).body(disk.whole()).send().refused(400..=499);
     server.request("DELETE", &format!("/rest/v0/vdis/{name}")).send().refused(400..=499);
     assert_eq!(files_under(&folder), before);
+    for body in [json!({}), json!({"path": server.path("roots/nowhere")})] {
+        let mut body = body;
+        body["name_label"] = "none".into();
+        body["read_only"] = true.into();
+        assert_eq!(post(&server, &body).expect(422).json()["code"], "bad_path");
+    }
 }
 
 #[test]
