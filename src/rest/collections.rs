@@ -1,5 +1,7 @@
 //! Collections and single objects: `GET /rest/v0`, `GET /<collection>`, `GET /<collection>/<id>`.
 
+mod walk;
+
 use actix_web::http::header::CONTENT_TYPE;
 use actix_web::{HttpRequest, HttpResponse, web};
 use bytes::Bytes;
@@ -9,20 +11,18 @@ use tokio_util::sync::CancellationToken;
 
 use crate::auth::{Capability, Principal};
 use crate::inventory::filter::Filter;
-use crate::inventory::{Collection, Inventory, Placed};
+use crate::inventory::{Collection, Placed};
 
 use super::App;
 use super::JSON;
 use super::caller::Caller;
 use super::error::ApiError;
-use super::markdown::{NOTHING, Table};
+use super::markdown::Table;
 use super::query::Query;
+use walk::{Walk, stream_elements, stream_table};
 
 /// The type of tables.
 const MARKDOWN: &str = "text/markdown; charset=utf-8";
-/// Objects that are read from the database in one go.
-const PAGE_ROWS: u32 = 200;
-
 /// Which members of an object are shown.
 #[derive(Debug, Clone, PartialEq, Eq)]
 enum Fields {
@@ -323,120 +323,6 @@ pub async fn answer_pages(walk: impl Pages + 'static, listing: &Listing) -> Resu
     match listing.form {
         Form::Markdown => stream_table(walk, listing.fields != Fields::Link).await,
         form => stream_elements(walk, form).await,
-    }
-}
-
-/// Answers a collection page by page: the first is read before the head is sent, so that trouble is a status.
-async fn stream_elements(mut walk: impl Pages + 'static, form: Form) -> Result<HttpResponse, ApiError> {
-    let first = walk.next().await?;
-    let kind = if form == Form::Lines { "application/x-ndjson" } else { JSON };
-    let state = (walk, first, form, Progress::Begun);
-    let pages = stream::try_unfold(state, |(mut walk, mut page, form, progress)| async move {
-        let separator: &[u8] = if form == Form::Lines { b"" } else { b"," };
-        let mut body = Vec::new();
-        let mut written = match progress {
-            Progress::Ended => return Ok::<_, ApiError>(None),
-            Progress::Begun => {
-                if form == Form::Array {
-                    body.extend_from_slice(b"[\n");
-                }
-                false
-            }
-            Progress::Written => true,
-        };
-        let next = match page.take() {
-            Some(elements) => {
-                for element in &elements {
-                    if written {
-                        body.extend_from_slice(separator);
-                        if form == Form::Array {
-                            body.push(b'\n');
-                        }
-                    }
-                    if form == Form::Lines {
-                        push_line(&mut body, element);
-                    } else {
-                        drop(serde_json::to_writer(&mut body, element));
-                    }
-                    written = true;
-                }
-                walk.next().await?
-            }
-            None => None,
-        };
-        let progress = match &next {
-            Some(_) if written => Progress::Written,
-            Some(_) => Progress::Begun,
-            None => {
-                if form == Form::Array {
-                    body.extend_from_slice(if written { b"\n]\n" } else { b"]\n" });
-                }
-                Progress::Ended
-            }
-        };
-        Ok(Some((Bytes::from(body), (walk, next, form, progress))))
-    });
-    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, kind)).streaming(pages))
-}
-
-/// Answers a collection as a table, page by page. Its columns are those of all elements: they are looked through twice,
-/// since to keep them would take as much memory as there are objects.
-async fn stream_table(mut walk: impl Pages + 'static, has_columns: bool) -> Result<HttpResponse, ApiError> {
-    let mut table = Table::default();
-    if has_columns {
-        let mut columns = walk.clone();
-        while let Some(page) = columns.next().await? {
-            page.iter().for_each(|element| table.note(element));
-        }
-    }
-    let first = walk.next().await?;
-    let head = if first.is_some() { table.head() } else { NOTHING.into() };
-    let state = (walk, first, table, Some(head));
-    let pages = stream::try_unfold(state, |(mut walk, page, table, head)| async move {
-        if page.is_none() && head.is_none() {
-            return Ok::<_, ApiError>(None);
-        }
-        let mut text = head.unwrap_or_default();
-        page.iter().flatten().for_each(|element| text.push_str(&table.row(element)));
-        let next = if page.is_some() { walk.next().await? } else { None };
-        Ok(Some((Bytes::from(text), (walk, next, table, None))))
-    });
-    Ok(HttpResponse::Ok().insert_header((CONTENT_TYPE, MARKDOWN)).streaming(pages))
-}
-
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Progress {
-    Begun,
-    Written,
-    Ended,
-}
-
-/// A walk through a collection.
-#[derive(Clone)]
-struct Walk {
-    inventory: Inventory,
-    principal: Principal,
-    collection: Collection,
-    listing: Listing,
-    after: String,
-    left: u64,
-}
-
-impl Pages for Walk {
-    async fn next(&mut self) -> Result<Option<Vec<Value>>, ApiError> {
-        while self.left > 0 {
-            let page = self.inventory.page(self.collection, &self.after, PAGE_ROWS).await?;
-            let Some(last) = page.last() else { return Ok(None) };
-            self.after = last.id().to_owned();
-            let seen = page.into_iter().filter(|placed| sees(&self.principal, placed));
-            let linked = seen.map(|placed| linked(self.collection, placed));
-            let elements = self.listing.shown_of(linked.collect(), self.left).await?;
-            self.left = self.left.saturating_sub(elements.len() as u64);
-            if !elements.is_empty() {
-                return Ok(Some(elements));
-            }
-        }
-        Ok(None)
     }
 }
 

@@ -8,6 +8,9 @@ use super::{NOBODY, Site, texts};
 use crate::support::disk::noise;
 use crate::support::http::Response;
 
+/// Actions with the schemas of their parameters.
+type Actions<'a> = &'a [(&'a str, &'a Value)];
+
 fn task_of(site: &Site, response: Response) -> Value {
     assert_eq!(response.head.status, 202, "{}", response.text());
     let task = response.json()["taskId"].as_str().expect("an id").to_owned();
@@ -49,7 +52,7 @@ fn actions_are_listed_with_their_parameters_and_others_are_404() {
     let task = site.get("tasks?fields=id&limit=1")[0]["id"].as_str().expect("an id").to_owned();
     let labelled = json!({"params": {"name_label": {"type": "string", "optional": true}}});
     let none = json!({"params": {}});
-    let table: [(&str, &str, &[(&str, &Value)]); 11] = [
+    let table: [(&str, &str, Actions<'_>); 11] = [
         ("vms", &site.vm, &[("snapshot", &labelled)]),
         ("vdis", &site.vdi, &[("snapshot", &labelled)]),
         ("srs", site.server.sr(), &[("forget", &none), ("scan", &none)]),

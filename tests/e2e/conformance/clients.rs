@@ -38,7 +38,7 @@ fn xo_cli_reads_what_it_asks_for() {
     ] {
         json_or_lines(path);
     }
-    json_or_lines(&format!("vms?filter=name_label%3A%22from%20an%20archive%22&fields=*"));
+    json_or_lines("vms?filter=name_label%3A%22from%20an%20archive%22&fields=*");
     for (collection, _, id) in site.kinds() {
         json_or_lines(&format!("{collection}/{id}"));
         json_or_lines(&format!("{collection}/{id}/actions"));

@@ -54,7 +54,7 @@ fn a_task_record_has_the_members_of_its_table() {
     for member in ["name", "message", "code"] {
         assert!(failed["result"][member].is_string(), "{member} of {failed}");
     }
-    assert_eq!(site.get(&format!("tasks?fields=id&filter=status:pending"))[0]["id"], running);
+    assert_eq!(site.get("tasks?fields=id&filter=status:pending")[0]["id"], running);
 }
 
 /// "`GET /tasks/<id>?wait` → `result` and `true`: end; empty: next change. Send headers early"; other values 422.
