@@ -270,7 +270,7 @@ fn what_cannot_be_written_down_is_not_done() {
     let output = gantry_run(["token", "create", "--data", &data]);
     assert_eq!((output.status.code(), output.stdout.is_empty()), (Some(1), true), "{output:?}");
     database.execute_batch("DROP TRIGGER full").expect("it can go");
-    assert_eq!(server.vdis(), [vdi.clone()], "nothing has happened");
+    assert_eq!(server.vdis(), std::slice::from_ref(&vdi), "nothing has happened");
     server.request("DELETE", &format!("/rest/v0/vdis/{vdi}")).send().expect(204);
 }
 

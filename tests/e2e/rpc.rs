@@ -152,6 +152,9 @@ fn create_token_as_xo_cli_does_it_gives_a_token_that_works() {
     // Every other command of xo-cli signs in with it.
     let mut other = Client::open(&server);
     assert_eq!(other.call("session.signIn", json!({"token": token}))["id"], user["id"]);
+    let audit = server.json("/rest/v0/audit?fields=*&filter=via:rpc");
+    let actions: Vec<_> = audit.as_array().expect("a list").iter().map(|record| &record["action"]).collect();
+    assert!(actions.contains(&&json!("login")) && actions.contains(&&json!("token.create")), "{audit}");
     assert_eq!(other.call("session.getUser", json!({}))["email"], "admin");
     assert_eq!(other.call("session.signOut", json!({})), json!(true));
     assert_eq!(other.call("session.getUser", json!({})), Value::Null);

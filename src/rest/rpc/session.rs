@@ -7,7 +7,8 @@ use serde_json::{Map, Value, json};
 
 use super::error::RpcError;
 use super::seats::Seat;
-use crate::auth::{Capability, Credentials, Principal, User};
+use crate::auth::audit::{Actor, Intent, Object, Via};
+use crate::auth::{AuthError, Capability, Credentials, Principal, User};
 use crate::rest::App;
 use crate::state::{StateError, now_ms, tokens, users};
 
@@ -99,13 +100,20 @@ impl Session {
         let signed = match (text("token"), name, text("password")) {
             (Some(token), None, None) => {
                 let credentials = Credentials::Token(token);
-                let principal = self.app.authenticator.authenticate(credentials, self.address).await?;
+                let checked = self.app.authenticator.authenticate(credentials, self.address).await;
+                let principal = self.noting(checked, None).await?;
                 Signed { principal, password_hash: None }
             }
             (None, Some(name), Some(password)) => {
-                let user = self.app.authenticator.check_password(name, password, self.address).await?;
+                let checked =
+                    self.app.authenticator.check_password(name.clone(), password, self.address).await;
+                let user = self.noting(checked, Some(&name)).await?;
                 let User { id: user, name, role, password_hash, .. } = user;
                 let principal = Principal { user, name, role, token: None };
+                self.app.audit.signed_in(&principal, Via::Rpc, self.address).await.map_err(|error| {
+                    tracing::error!(%error, "a login over JSON-RPC cannot be written down, and is refused");
+                    RpcError::Unknown("the audit cannot be written")
+                })?;
                 Signed { principal, password_hash: Some(password_hash) }
             }
             _ => return Err(RpcError::parameter("token", "a token, or email and password, are needed")),
@@ -117,6 +125,27 @@ impl Session {
         let shown = shown(&signed.principal);
         self.signed = Some(signed);
         Ok(shown)
+    }
+
+    /// Writes down what is about to be done.
+    ///
+    /// # Errors
+    /// When it cannot be: then it must not be done.
+    pub async fn intend(&self, action: &str, id: Option<String>) -> Result<Intent, RpcError> {
+        let actor = Actor::of(self.principal()?, Via::Rpc, self.address);
+        let object = Object { kind: "token".into(), id, name: None };
+        self.app.audit.intend(actor, action, Some(object)).await.map_err(|error| {
+            tracing::error!(%error, action, "a call over JSON-RPC cannot be written down, and is refused");
+            RpcError::Unknown("the audit cannot be written")
+        })
+    }
+
+    /// Writes a failed login down.
+    async fn noting<T>(&self, checked: Result<T, AuthError>, name: Option<&str>) -> Result<T, AuthError> {
+        if matches!(checked, Err(AuthError::Invalid)) {
+            self.app.audit.login_failed(name, Via::Rpc, self.address).await;
+        }
+        checked
     }
 
     /// `session.signOut`

@@ -5,6 +5,7 @@ use serde_json::{Map, Value};
 use super::error::RpcError;
 use super::pattern::Pattern;
 use super::session::Session;
+use crate::auth::audit::Outcome;
 use crate::auth::{self, Capability, TokenId, TokenRequest};
 use crate::ids::UserId;
 use crate::state::{now_ms, tokens};
@@ -21,8 +22,18 @@ pub async fn create(session: &Session, params: Map<String, Value>) -> Result<Val
     let request: TokenRequest = serde_json::from_value(Value::Object(params))
         .map_err(|error| RpcError::parameter("params", error.to_string()))?;
     let (user, maker) = (principal.user, principal.token.clone());
-    let issued = auth::create_token(session.app().store.db(), user, maker, request).await?;
-    Ok(issued.secret.into())
+    let mut intent = session.intend("token.create", None).await?;
+    match auth::create_token(session.app().store.db(), user, maker, request).await {
+        Ok(issued) => {
+            intent.found(Some(issued.record.id.to_string()), None);
+            intent.end(Outcome::Success, None).await;
+            Ok(issued.secret.into())
+        }
+        Err(error) => {
+            intent.end(Outcome::Refused, None).await;
+            Err(error.into())
+        }
+    }
 }
 
 /// `token.delete`, of anybody's tokens.
@@ -69,10 +80,12 @@ async fn delete(
         return Err(RpcError::NoSuchObject { kind: "authenticationToken", id: id.to_string() });
     }
     for id in ids {
+        let intent = session.intend("token.revoke", Some(id.to_string())).await?;
         // One that is gone meanwhile is as wished.
         if let Some(family) = auth::revoke_token(session.app().store.db(), user, id).await? {
             session.app().revocations.cut(family);
         }
+        intent.end(Outcome::Success, None).await;
     }
     Ok(true.into())
 }
