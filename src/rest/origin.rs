@@ -164,7 +164,9 @@ impl Shared {
     /// Adds the headers of an answer.
     pub fn add_to(self, headers: &mut HeaderMap) {
         if self.varies {
-            headers.append(header::VARY, HeaderValue::from_static("Origin"));
+            let others = headers.get(header::VARY).and_then(|value| value.to_str().ok());
+            let all = others.and_then(|others| HeaderValue::try_from(format!("{others}, Origin")).ok());
+            headers.insert(header::VARY, all.unwrap_or(HeaderValue::from_static("Origin")));
         }
         if let Some(origin) = self.origin {
             if origin != "*" {

@@ -74,7 +74,7 @@ fn only_configured_origins_are_told_that_they_may() {
     assert_eq!(read.head.need("Access-Control-Allow-Origin"), "https://app.example");
     assert_eq!(read.head.need("Access-Control-Allow-Credentials"), "true");
     assert!(read.head.need("Access-Control-Expose-Headers").contains("Gantry-Task"));
-    assert_eq!(read.head.need("Vary"), "Origin");
+    assert!(read.head.need("Vary").split(", ").any(|name| name == "Origin"), "{:?}", read.head);
     let preflight = |origin: &str| {
         let request = server.request("OPTIONS", "/rest/v0/vdis/x").anonymous().header("Origin", origin);
         request.header("Access-Control-Request-Method", "DELETE").send()

@@ -66,7 +66,14 @@ impl Action {
             ("DELETE", [collection, id]) => {
                 let collection = Collection::named(collection)?;
                 let deletes = collection.holds_vms()
-                    || matches!(collection, Collection::Vdis | Collection::VdiSnapshots | Collection::Srs);
+                    || matches!(
+                        collection,
+                        Collection::Vdis
+                            | Collection::VdiSnapshots
+                            | Collection::Srs
+                            | Collection::Vbds
+                            | Collection::Networks
+                    );
                 deletes.then(|| action(collection.kind(), "delete", Some(id)))
             }
             ("GET", [collection, file]) => {
@@ -144,6 +151,8 @@ mod tests {
             ("DELETE", "vms/x", "vm.delete", Some("x")),
             ("DELETE", "vm-snapshots/x", "vm-snapshot.delete", Some("x")),
             ("DELETE", "srs/x", "sr.delete", Some("x")),
+            ("DELETE", "vbds/x", "vbd.delete", Some("x")),
+            ("DELETE", "networks/x", "network.delete", Some("x")),
             ("DELETE", "tasks/x", "task.delete", Some("x")),
             ("DELETE", "tasks", "task.delete", None),
             ("POST", "tasks/x/actions/abort", "task.abort", Some("x")),
@@ -173,7 +182,6 @@ mod tests {
             ("PATCH", "vdis/x"),
             ("PUT", "vdis/x/tags/a"),
             ("DELETE", "vdis/x/tags/a"),
-            ("DELETE", "vbds/x"),
             ("POST", "tasks/x/actions/pause"),
             ("POST", "users/me/authentication_tokens"),
         ] {
