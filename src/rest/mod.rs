@@ -18,7 +18,6 @@ mod imports;
 mod markdown;
 mod networks;
 mod openapi;
-mod options;
 mod origin;
 mod preconditions;
 mod public;

@@ -11,7 +11,6 @@ use crate::state::now_ms;
 use super::App;
 use super::caller::Caller;
 use super::error::ApiError;
-use super::options;
 
 /// `GET /ping`
 pub async fn ping() -> HttpResponse {
@@ -50,14 +49,11 @@ pub async fn gui_routes() -> HttpResponse {
     HttpResponse::Ok().content_type(JSON).json(json!({}))
 }
 
-/// What no route is for, and `OPTIONS` of what has one. Only those who may ask learn that.
+/// What no route is for. Only those who may ask learn that.
 ///
 /// # Errors
 /// 401 without credentials, 404 with them.
 pub async fn no_route(_caller: Caller, request: HttpRequest) -> Result<HttpResponse, ApiError> {
-    if let Some(answer) = options::answer(&request) {
-        return Ok(answer);
-    }
     Err(ApiError::NoSuchRoute {
         method: request.method().to_string(),
         path: request.path().chars().take(200).collect(),

@@ -3,8 +3,12 @@
 //! `openapi`).
 
 use actix_web::guard;
-use actix_web::{FromRequest, Handler, Responder, web};
+use actix_web::http::Method;
+use actix_web::http::header::{ALLOW, CONTENT_TYPE};
+use actix_web::{FromRequest, Handler, HttpRequest, HttpResponse, Responder, web};
 
+use super::caller::Caller;
+use super::error::ApiError;
 use super::public;
 
 /// A method and a path that something answers. Paths are as OpenAPI writes them: parameters in braces, without the
@@ -31,7 +35,10 @@ impl<'a> Router<'a> {
 
     /// Adds all routes of an address.
     pub fn service(&mut self, resource: Resource) -> &mut Self {
-        self.config.service(resource.inner.default_service(web::route().to(public::no_route)));
+        let allowed = allowed(&resource.endpoints);
+        let others = web::route()
+            .to(move |caller: Caller, request: HttpRequest| other_method(allowed.clone(), caller, request));
+        self.config.service(resource.inner.default_service(others));
         self.endpoints.extend(resource.endpoints);
         self
     }
@@ -122,6 +129,32 @@ pub fn any() -> Route {
     Route { methods: &["get", "post", "put", "patch", "delete"], inner: web::route() }
 }
 
+/// The methods of an address, as `Allow` has them.
+fn allowed(endpoints: &[Endpoint]) -> String {
+    let has = |method: &str| endpoints.iter().any(|endpoint| endpoint.method == method);
+    let all =
+        [("get", "GET,HEAD"), ("post", "POST"), ("put", "PUT"), ("patch", "PATCH"), ("delete", "DELETE")];
+    let names: Vec<&str> =
+        all.into_iter().filter(|(method, _)| has(method)).map(|(_, names)| names).collect();
+    names.join(",")
+}
+
+/// What an address answers to a method that none of its routes is for: to `OPTIONS`, which ones they are.
+async fn other_method(
+    allowed: String,
+    caller: Caller,
+    request: HttpRequest,
+) -> Result<HttpResponse, ApiError> {
+    if *request.method() != Method::OPTIONS {
+        return public::no_route(caller, request).await;
+    }
+    let mut response = HttpResponse::Ok();
+    response
+        .insert_header((ALLOW, allowed.as_str()))
+        .insert_header((CONTENT_TYPE, "text/plain; charset=utf-8"));
+    Ok(response.body(allowed))
+}
+
 /// A path without the patterns of its parameters.
 fn described(path: &str) -> String {
     let mut text = String::with_capacity(path.len());
@@ -146,6 +179,15 @@ fn described(path: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_methods_of_an_address_are_those_of_its_routes() {
+        let of = |resource: Resource| allowed(&resource.endpoints);
+        let none = || async { HttpResponse::Ok() };
+        assert_eq!(of(resource("/a").route(delete().to(none)).route(read().to(none))), "GET,HEAD,DELETE");
+        assert_eq!(of(resource("/a").route(any().to(none))), "GET,HEAD,POST,PUT,PATCH,DELETE");
+        assert_eq!(of(resource("/a")), "");
+    }
 
     #[test]
     fn a_path_is_described_without_the_patterns_of_its_parameters() {

@@ -198,7 +198,8 @@ fn a_hundred_and_twenty_eight_exports_of_one_disk_run_at_once() {
         })
         .collect();
     let memory = server.memory("VmRSS");
-    assert!(memory < 700 * MIB, "the budget of 512 MiB and some more: {} MiB", memory / MIB);
+    // Two chunks are granted to each, whatever the others hold.
+    assert!(memory < (512 + 2 * 128) * MIB, "the budget and what is granted: {} MiB", memory / MIB);
     // Each goes on to its end, the last first.
     while let Some(reader) = readers.pop() {
         let rest = reader.rest().expect("it goes on to its end");
