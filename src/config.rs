@@ -104,7 +104,7 @@ impl Default for Http {
 }
 
 /// `[tls]`: either a certificate with its key, or one that the service signs itself, or plain HTTP.
-#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Tls {
     /// PEM file with the certificate chain.

@@ -127,6 +127,16 @@ impl Principal {
         if self.may(capability) { Ok(()) } else { Err(Forbidden { missing: capability }) }
     }
 
+    /// Whether it may revoke a token of its own user's, or of anybody's if it administers. One that holds a part of
+    /// what its user may do would else end what is stronger than itself.
+    pub fn may_revoke(&self, other: &TokenRecord) -> bool {
+        let narrowed = self
+            .token
+            .as_ref()
+            .filter(|token| token.scope.is_some() || token.objects.is_some() || token.srs.is_some());
+        self.may(Capability::Administer) || narrowed.is_none_or(|token| token.family == other.family)
+    }
+
     /// Whether the token sees only some objects.
     pub fn is_limited(&self) -> bool {
         self.token.as_ref().is_some_and(|token| token.objects.is_some() || token.srs.is_some())

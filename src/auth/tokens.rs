@@ -84,6 +84,24 @@ pub enum TokenError {
     State(#[from] StateError),
 }
 
+impl TokenError {
+    /// The member of the request that is at fault.
+    pub fn member(&self) -> Option<&'static str> {
+        match self {
+            Self::Form(_) | Self::Validity { .. } => Some("expiresIn"),
+            Self::TooLong { member, .. } | Self::Empty { member } | Self::Stronger { member } => Some(member),
+            Self::Random(_) | Self::State(_) => None,
+        }
+    }
+
+    /// What is wrong, for those who are told the member beside it.
+    pub fn told(&self) -> String {
+        let text = self.to_string();
+        let prefix = self.member().map(|member| format!("{member}: ")).unwrap_or_default();
+        text.strip_prefix(&prefix).map(str::to_owned).unwrap_or(text)
+    }
+}
+
 /// How long a token is to be valid, as clients say it: milliseconds as a number, or a text such as `"1 hour"`,
 /// `"2 weeks"`, `"30d"`. A text of digits alone is milliseconds too.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

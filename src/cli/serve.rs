@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use tokio::signal::unix::{SignalKind, signal};
 
-use crate::config::{Config, Overrides};
+use crate::config::{Config, Overrides, Tls};
 use crate::server::{self, RunningServer};
 use crate::telemetry::{self, LevelHandle};
 
@@ -13,6 +13,7 @@ use crate::telemetry::{self, LevelHandle};
 #[derive(Debug, clap::Args)]
 #[command(
     after_help = "Examples:\n  gantry serve\n  gantry serve --data /var/lib/gantry --listen 0.0.0.0:8080\n  \
+                        gantry serve --tls-self-signed --listen 0.0.0.0:8443\n  \
                         gantry serve --config /etc/gantry.toml\n  gantry serve --print-config"
 )]
 pub struct ServeArgs {
@@ -25,6 +26,15 @@ pub struct ServeArgs {
     /// Address to listen on, may be given several times; port 0 takes a free one [default: 127.0.0.1:8080]
     #[arg(long, value_name = "ADDR:PORT")]
     listen: Vec<SocketAddr>,
+    /// Certificate chain (PEM) to offer HTTPS with; needs --tls-key
+    #[arg(long, value_name = "FILE", requires = "tls_key")]
+    tls_cert: Option<PathBuf>,
+    /// Private key (PEM) of the certificate
+    #[arg(long, value_name = "FILE", requires = "tls_cert")]
+    tls_key: Option<PathBuf>,
+    /// Offer HTTPS with a certificate that is made once and kept in the data directory
+    #[arg(long, conflicts_with = "tls_cert")]
+    tls_self_signed: bool,
     /// Print the effective configuration as TOML and exit; secrets are masked
     #[arg(long)]
     print_config: bool,
@@ -33,7 +43,8 @@ pub struct ServeArgs {
 /// Runs the service until it is told to stop. Returns the exit code: 0 drained, 1 for trouble with the data
 /// directory, an address or a disk, 2 for a bad configuration.
 pub fn run(args: ServeArgs) -> u8 {
-    let overrides = Overrides { config: args.config, data: args.data, listen: args.listen };
+    let tls = Tls { cert: args.tls_cert, key: args.tls_key, self_signed: args.tls_self_signed };
+    let overrides = Overrides { config: args.config, data: args.data, listen: args.listen, tls };
     let config = match Config::load(&overrides) {
         Ok(config) => config,
         Err(error) => {

@@ -51,7 +51,7 @@ Examples:
         /// An SR that it may see with what lies in it; several times for several
         #[arg(long, value_name = "ID")]
         sr: Vec<String>,
-        /// Let limited tokens that are made with it live longer than it does
+        /// Renew it by itself: near its expiry the server answers with a fresh one (Set-Cookie)
         #[arg(long)]
         renewable: bool,
         #[command(flatten)]

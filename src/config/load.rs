@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::{BadValue, Config, LEAST_STUCK_AFTER, MIN_WINDOW, Size};
+use super::{BadValue, Config, LEAST_STUCK_AFTER, MIN_WINDOW, Size, Tls};
 
 /// How a key's value is written in an environment variable, where all is text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -73,6 +73,8 @@ pub struct Overrides {
     pub data: Option<PathBuf>,
     /// `--listen`, as often as it was given; none leaves what else is configured.
     pub listen: Vec<SocketAddr>,
+    /// `--tls-cert`, `--tls-key`, `--tls-self-signed`; what they say replaces all that is configured of `[tls]`.
+    pub tls: Tls,
 }
 
 /// A configuration that cannot be used. All of them are wrong usage (exit code 2).
@@ -242,6 +244,9 @@ impl Config {
         }
         if !overrides.listen.is_empty() {
             config.listen.clone_from(&overrides.listen);
+        }
+        if overrides.tls != Tls::default() {
+            config.tls = overrides.tls.clone();
         }
         config.check()?;
         Ok(config)

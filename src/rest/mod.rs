@@ -32,6 +32,7 @@ mod service;
 mod srs;
 mod swagger_ui;
 mod tasks;
+mod token_request;
 mod users;
 mod vbds;
 mod vdi_actions;

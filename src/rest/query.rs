@@ -106,6 +106,16 @@ pub struct Params {
 }
 
 impl Params {
+    /// Members that came in another way than in a body.
+    pub fn of(members: Map<String, Value>) -> Self {
+        Self { members, from_form: false }
+    }
+
+    /// Takes a member that is null for one that is not there.
+    pub fn forget_nulls(&mut self) {
+        self.members.retain(|_, value| !value.is_null());
+    }
+
     /// Takes a text out.
     ///
     /// # Errors

@@ -123,6 +123,7 @@ fn uploads_and_downloads(config: &mut Router<'_>) {
                              request: HttpRequest,
                              path: web::Path<(String, String)>| async move {
             let (id, extension) = path.into_inner();
+            known_as_id(collection.kind(), &id, &extension)?;
             if extension != "xva" {
                 let message = "invalid format: xva is needed";
                 return Err(ApiError::invalid("format", message, Some(extension.into())));
@@ -428,6 +429,14 @@ async fn delete_network(app: Service, caller: Caller, id: web::Path<String>) -> 
     networks::delete(app, caller, &id).await
 }
 
+/// Refuses what has a dot in it and is no id with an extension: it names an object that there is not.
+fn known_as_id(kind: &'static str, id: &str, extension: &str) -> Result<(), ApiError> {
+    if uuid::Uuid::try_parse(id).is_ok() {
+        return Ok(());
+    }
+    Err(ApiError::NoSuchObject { kind, id: format!("{id}.{extension}").chars().take(64).collect() })
+}
+
 async fn download(
     app: Service,
     caller: Caller,
@@ -435,6 +444,7 @@ async fn download(
     path: web::Path<(String, String)>,
 ) -> Answer {
     let (id, extension) = path.into_inner();
+    known_as_id("VDI", &id, &extension)?;
     let format: DiskFormat = extension.parse().map_err(|_| unknown_format(&extension))?;
     let snapshot = request.path().starts_with("/rest/v0/vdi-snapshots/");
     exports::serve_disk(app, caller, request, id, format, snapshot).await

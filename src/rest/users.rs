@@ -6,10 +6,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use actix_web::http::StatusCode;
 use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
 use crate::auth::{
-    self, AccountError, AuthError, Capability, KeepTokens, Role, TokenError, TokenRecord, TokenRequest, User,
+    self, AccountError, AuthError, Capability, KeepTokens, Role, TokenError, TokenRecord, User,
 };
 use crate::ids::UserId;
 use crate::state::{now_ms, tokens, users};
@@ -22,6 +22,7 @@ use super::collections::Listing;
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::query::{Params, Query, required};
+use super::token_request;
 
 fn shown(user: &User) -> Value {
     json!({
@@ -235,20 +236,12 @@ pub async fn create_token(
     app: web::Data<App>,
     caller: Caller,
     id: Option<&str>,
-    mut params: Params,
+    params: Params,
 ) -> Result<HttpResponse, ApiError> {
     if let Some(id) = id {
         own(&caller, id, "create authentication token")?;
     }
-    let mut wanted = Map::new();
-    for name in ["client", "description", "expiresIn", "scope", "objects", "srs", "renewable"] {
-        if let Some(value) = params.any(name) {
-            wanted.insert(name.to_owned(), value);
-        }
-    }
-    params.nothing_else()?;
-    let request: TokenRequest = serde_json::from_value(Value::Object(wanted))
-        .map_err(|error| ApiError::invalid("body", error.to_string(), None))?;
+    let request = token_request::take(params)?;
     let maker = caller.principal().token.clone();
     let issued = auth::create_token(app.store.db(), caller.user(), maker, request).await.map_err(
         |error| match error {
@@ -257,7 +250,10 @@ pub async fn create_token(
                 operation: "create authentication token",
                 reason: "a token cannot make one that is stronger than itself",
             },
-            error => ApiError::invalid("body", error.to_string(), None),
+            error => match error.member() {
+                Some(member) => ApiError::invalid(format!("body.{member}"), error.told(), None),
+                None => ApiError::invalid("body", error.told(), None),
+            },
         },
     )?;
     // The secret is nowhere but in this answer.
@@ -340,6 +336,14 @@ pub async fn delete_token(
         || ApiError::NoSuchObject { kind: "authentication token", id: token.chars().take(64).collect() };
     let user: UserId = id.parse().map_err(|_| no_such())?;
     let public = auth::token_id_of(token).ok_or_else(no_such)?;
+    let found = app.store.db().call(move |db| tokens::get(db, public)).await?;
+    let found = found.filter(|found| found.user == user).ok_or_else(no_such)?;
+    if !caller.principal().may_revoke(&found) {
+        return Err(ApiError::ForbiddenOperation {
+            operation: "delete authentication token",
+            reason: "a token with a scope, objects or SRs revokes none but itself",
+        });
+    }
     let family = auth::revoke_token(app.store.db(), Some(user), public).await?.ok_or_else(no_such)?;
     app.revocations.cut(family);
     Ok(HttpResponse::NoContent().finish())

@@ -231,3 +231,29 @@ fn a_token_survives_a_restart_and_is_not_kept_in_the_clear() {
     }
     assert!(!server.log().contains(server.token()), "the token is in the log");
 }
+
+#[test]
+fn a_token_is_made_by_a_form_and_a_refusal_names_its_member() {
+    let server = Server::start();
+    let own = server.get("/rest/v0/users/me").expect(307).head.need("Location").to_owned();
+    let target = format!("{own}/authentication_tokens");
+    let form = |body: &str| {
+        let request = server.request("POST", &target);
+        request
+            .header("Content-Type", "application/x-www-form-urlencoded")
+            .body(body.as_bytes().to_vec())
+            .send()
+    };
+    let made = form("description=f&renewable=true&expiresIn=60000&scope=export").expect(201).json();
+    let token = &made["token"];
+    assert_eq!((&token["renewable"], &token["scope"]), (&json!(true), &json!(["export"])), "{made}");
+    for (body, member, value) in [
+        ("expiresIn=10 s", "body.expiresIn", "10 s"),
+        ("scope=everything", "body.scope", "everything"),
+        ("renewable=perhaps", "body.renewable", "perhaps"),
+    ] {
+        let refused = form(body).expect(422).json();
+        let given = &refused["error"][member]["value"];
+        assert!(given == value || given[0] == value, "{refused}");
+    }
+}

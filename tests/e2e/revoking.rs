@@ -133,3 +133,25 @@ fn who_deletes_the_token_in_use_is_told_that_it_is_done() {
     let target = format!("{}/{id}", own_tokens(&server));
     with(&secret, server.request("DELETE", &target)).send().expect(204);
 }
+
+#[test]
+fn a_token_with_a_scope_or_objects_revokes_none_but_itself() {
+    let server = Server::start();
+    let vdi = server.import("?raw", noise(4096, 1));
+    let (_, full) = token(&server, "full");
+    let narrowed = |arguments: &[&str]| {
+        let made = gantry(["token", "create", "--data"]).arg(server.data()).args(arguments).output();
+        String::from_utf8(made.expect("it runs").stdout).expect("text").trim().to_owned()
+    };
+    for secret in [narrowed(&["--scope", "read"]), narrowed(&["--object", &vdi])] {
+        let delete = |id: &str| {
+            with(&secret, server.request("DELETE", &format!("{}/{id}", own_tokens(&server)))).send()
+        };
+        let refused = delete(&full).expect(403).json();
+        assert_eq!(refused["data"]["operation"], "delete authentication token", "{refused}");
+        delete(&secret).expect(204);
+        assert_eq!(with(&secret, server.request("GET", "/rest/v0/vdis")).send().head.status, 401);
+    }
+    let left = server.json(&own_tokens(&server));
+    assert!(left.as_array().is_some_and(|list| list.iter().any(|token| token["id"] == full.as_str())));
+}

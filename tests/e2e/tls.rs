@@ -5,7 +5,7 @@ use std::time::Duration;
 use rustix::process::Signal;
 
 use crate::support::curl::Curl;
-use crate::support::server::{Setup, scratch};
+use crate::support::server::{Setup, gantry, scratch};
 use crate::support::{tools, wait};
 
 /// The SHA-256 of the certificate that a new connection is shown, as openssl prints it.
@@ -83,6 +83,37 @@ fn sighup_takes_another_certificate_and_running_connections_go_on() {
     let _ = old.wait();
     let done = Curl::new(&server).run(&server.url("/rest/v0/srs"));
     assert_eq!((done.status, done.http.as_str()), (200, "2"), "{done:?}");
+}
+
+#[test]
+fn the_flags_of_the_command_line_offer_tls_too() {
+    use std::io::{BufRead, BufReader};
+
+    let scratch = scratch();
+    let data = scratch.path().join("data");
+    let mut served = gantry(["serve", "--tls-self-signed", "--listen", "127.0.0.1:0", "--data"]);
+    let mut child = served.arg(&data).stdout(std::process::Stdio::piped()).spawn().expect("it starts");
+    let mut line = String::new();
+    BufReader::new(child.stdout.take().expect("piped"))
+        .read_line(&mut line)
+        .expect("it says where it listens");
+    let (cert, key) = tools::certificate(scratch.path());
+    let printed = |arguments: &[&std::ffi::OsStr]| {
+        let done = gantry(["serve", "--print-config"]).args(arguments).output().expect("it runs");
+        (done.status.code(), String::from_utf8_lossy(&done.stdout).into_owned())
+    };
+    let both = printed(&["--tls-cert".as_ref(), cert.as_os_str(), "--tls-key".as_ref(), key.as_os_str()]);
+    let half = printed(&["--tls-cert".as_ref(), cert.as_os_str()]);
+    child.kill().expect("it can be ended");
+    child.wait().expect("it ends");
+    assert!(line.starts_with("gantry listening on https://127.0.0.1:"), "{line}");
+    assert_eq!(both.0, Some(0));
+    assert!(
+        both.1.contains(&cert.display().to_string()) && both.1.contains(&key.display().to_string()),
+        "{}",
+        both.1
+    );
+    assert_eq!(half.0, Some(2));
 }
 
 #[test]

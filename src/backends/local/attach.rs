@@ -92,12 +92,8 @@ impl LocalStore {
     }
 
     async fn remove_sr(&self, id: SrId, only_empty: bool) -> Result<(), LocalError> {
-        if id == self.inner.site.default_sr {
-            return Err(LocalError::BadPath {
-                path: self.inner.data.join("srs"),
-                reason: "it is the default storage repository, which stays".into(),
-            });
-        }
+        let is_default = id == self.inner.site.default_sr;
+        let data = self.inner.data.join("srs");
         let row = self
             .inner
             .db
@@ -106,6 +102,12 @@ impl LocalStore {
                 let count = disks::count_vdis(tx, id)?;
                 if only_empty && count > 0 {
                     return Ok(Err(LocalError::SrNotEmpty { sr: id, count }));
+                }
+                if is_default {
+                    return Ok(Err(LocalError::BadPath {
+                        path: data.clone(),
+                        reason: "it is the default storage repository, which stays".into(),
+                    }));
                 }
                 disks::forget_sr(tx, id)?;
                 Ok(Ok(row))

@@ -6,8 +6,10 @@ use super::error::RpcError;
 use super::pattern::Pattern;
 use super::session::Session;
 use crate::auth::audit::Outcome;
-use crate::auth::{self, Capability, TokenId, TokenRequest};
+use crate::auth::{self, Capability, TokenId};
 use crate::ids::UserId;
+use crate::rest::error::{ApiError, Invalid};
+use crate::rest::token_request;
 use crate::state::{now_ms, tokens};
 
 /// Tokens that are revoked by one call.
@@ -19,8 +21,15 @@ const MAX_TOKENS: usize = 1000;
 /// What cannot be granted.
 pub async fn create(session: &Session, params: Map<String, Value>) -> Result<Value, RpcError> {
     let principal = session.principal()?;
-    let request: TokenRequest = serde_json::from_value(Value::Object(params))
-        .map_err(|error| RpcError::parameter("params", error.to_string()))?;
+    let request = token_request::of_members(params).map_err(|error| match error {
+        ApiError::Invalid(list) => match list.into_iter().next() {
+            Some(Invalid { name, message, .. }) => {
+                RpcError::parameter(name.trim_start_matches("body.").to_owned(), message)
+            }
+            None => RpcError::parameter("params", "invalid"),
+        },
+        _ => RpcError::parameter("params", "invalid"),
+    })?;
     let (user, maker) = (principal.user, principal.token.clone());
     let mut intent = session.intend("token.create", None).await?;
     match auth::create_token(session.app().store.db(), user, maker, request).await {
@@ -66,18 +75,28 @@ async fn delete(
         _ => return Err(RpcError::parameter("tokens", "either tokens or a pattern is needed")),
     };
     let looked_at = ids.clone();
-    let missing = session.app().store.db().call(move |conn| {
+    let principal = session.principal()?.clone();
+    let refused = session.app().store.db().call(move |conn| {
         for id in looked_at {
-            let known =
-                tokens::get(conn, id)?.is_some_and(|token| user.is_none_or(|user| user == token.user));
-            if !known {
-                return Ok(Some(id));
+            let found = tokens::get(conn, id)?;
+            match found.filter(|token| user.is_none_or(|user| user == token.user)) {
+                None => {
+                    let id = id.to_string();
+                    return Ok(Some(RpcError::NoSuchObject { kind: "authenticationToken", id }));
+                }
+                Some(token) if !principal.may_revoke(&token) => {
+                    return Ok(Some(RpcError::ForbiddenOperation {
+                        operation: "token.delete",
+                        reason: "a token with a scope, objects or SRs revokes none but itself",
+                    }));
+                }
+                Some(_) => {}
             }
         }
         Ok(None)
     });
-    if let Some(id) = missing.await? {
-        return Err(RpcError::NoSuchObject { kind: "authenticationToken", id: id.to_string() });
+    if let Some(error) = refused.await? {
+        return Err(error);
     }
     for id in ids {
         let intent = session.intend("token.revoke", Some(id.to_string())).await?;
