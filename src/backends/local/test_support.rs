@@ -190,9 +190,11 @@ impl Bench {
         names.extend(dir.dir.own_files("pinned").unwrap());
         names
             .into_iter()
-            .map(|name| {
-                let byte = std::fs::read(dir.dir.file(&name)).unwrap()[0];
-                (name, byte)
+            .filter_map(|name| match std::fs::read(dir.dir.file(&name)) {
+                Ok(bytes) => Some((name, bytes[0])),
+                // What goes on another thread may go between the listing and this.
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => None,
+                Err(error) => panic!("{name}: {error}"),
             })
             .collect()
     }
