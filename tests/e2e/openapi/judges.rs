@@ -7,7 +7,7 @@ use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 
 use serde_json::{Value, json};
 
-use crate::support::server::{Server, created};
+use crate::support::server::{PASSWORD, Server, created};
 
 /// What schemathesis looks at. Not that 405 is sent, which the contract never does, nor that everything is refused
 /// that is not described: texts are taken for numbers, and unknown query parameters are ignored.
@@ -250,4 +250,18 @@ fn xen_orchestras_mcp_server_writes_when_somebody_agrees_and_never_deletes() {
     change["confirm_token"] = token.expect("a token").into();
     mcp.call("vms_action", &change);
     assert_eq!(name(), "renamed");
+}
+
+#[test]
+fn a_client_from_the_rust_registry_signs_in_makes_a_token_and_lists_vms() {
+    let (server, _) = furnished();
+    let (program, _) = judge("xo-api-client");
+    let url = format!("ws://{}/api/", server.address());
+    let output = Command::new(program).args([&url, "admin", PASSWORD]).output().expect("it runs");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let found: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&found["names"], &found["one"]), (&json!(["web"]), &json!("web")), "{found}");
+    assert_eq!(found["halted"], 1);
+    let token = format!("authenticationToken={}", found["token"].as_str().unwrap());
+    server.request("GET", "/rest/v0/vms").anonymous().header("Cookie", &token).send().expect(200);
 }
