@@ -5,7 +5,7 @@ use std::collections::BTreeSet;
 use base64::Engine as _;
 use base64::engine::general_purpose::URL_SAFE_NO_PAD;
 use rusqlite::Connection;
-use serde::{Deserialize, Deserializer};
+use serde_json::Value;
 
 use super::rights::scope_within;
 use crate::config::{BadValue, parse_duration};
@@ -140,29 +140,36 @@ impl std::str::FromStr for Validity {
     }
 }
 
-impl<'de> Deserialize<'de> for Validity {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        #[derive(Deserialize)]
-        #[serde(untagged)]
-        enum Form {
-            Whole(i64),
-            Number(f64),
-            Text(String),
-        }
-        let read = match Form::deserialize(deserializer)? {
-            Form::Whole(ms) => Self::from_ms(ms),
-            // a cast from a float saturates, and what is no number becomes 0: both are out of bounds
-            #[expect(clippy::cast_possible_truncation, reason = "fractions of a millisecond do not count")]
-            Form::Number(ms) => Self::from_ms(ms as i64),
-            Form::Text(text) => text.parse(),
+impl Validity {
+    /// As a client's JSON has it.
+    ///
+    /// # Errors
+    /// What is wrong with it.
+    pub fn of_json(value: &Value) -> Result<Self, String> {
+        let read = match value {
+            Value::Number(number) => match number.as_i64() {
+                Some(ms) => Self::from_ms(ms),
+                // a cast from a float saturates, and what is no number becomes 0: both are out of bounds
+                #[expect(
+                    clippy::cast_possible_truncation,
+                    reason = "fractions of a millisecond do not count"
+                )]
+                None => Self::from_ms(number.as_f64().unwrap_or(f64::NAN) as i64),
+            },
+            Value::String(text) => text.parse(),
+            _ => {
+                let wanted = "a number of milliseconds or a text such as \"30 days\" is needed";
+                return Err(format!("invalid duration: {wanted}"));
+            }
         };
-        read.map_err(serde::de::Error::custom)
+        read.map_err(|error| error.told())
     }
 }
 
 /// What is asked for. All members may be left out.
-#[derive(Debug, Clone, Default, PartialEq, Deserialize)]
-#[serde(deny_unknown_fields, rename_all = "camelCase", default)]
+#[derive(Debug, Clone, Default, PartialEq)]
+#[cfg_attr(test, derive(serde::Deserialize))]
+#[cfg_attr(test, serde(deny_unknown_fields, rename_all = "camelCase", default))]
 pub struct TokenRequest {
     /// The program that it is for. If it has an id that the user has a token for, that one is renewed.
     pub client: Option<Client>,

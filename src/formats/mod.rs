@@ -5,7 +5,9 @@ use bytes::Bytes;
 
 pub mod blocks;
 pub mod frames;
+mod input;
 pub mod raw;
+mod rules;
 pub mod vhd;
 pub mod xva;
 

@@ -379,11 +379,27 @@ pub async fn no_actions(
     collection: Collection,
     id: &str,
 ) -> Result<HttpResponse, ApiError> {
-    caller.require(Capability::Read, Some(id), collection.name())?;
-    if id != "_" {
-        seen(&app, &caller, collection, id, "read").await?;
-    }
+    readable_or_any(&app, &caller, collection, id, collection.name()).await?;
     Ok(HttpResponse::Ok().content_type(JSON).json(Vec::<Value>::new()))
+}
+
+/// An object that the caller may read, or `_`, which stands for any object of the collection. `resource` is what a
+/// refusal calls it.
+///
+/// # Errors
+/// 403; 404 for an object that there is not.
+pub async fn readable_or_any(
+    app: &App,
+    caller: &Caller,
+    collection: Collection,
+    id: &str,
+    resource: &'static str,
+) -> Result<(), ApiError> {
+    caller.require(Capability::Read, Some(id), resource)?;
+    if id != "_" {
+        seen(app, caller, collection, id, "read").await?;
+    }
+    Ok(())
 }
 
 /// An object that must be in a collection and that the caller's token must see, who wants to do something to it.

@@ -23,8 +23,7 @@ use crate::state::StateError;
 use crate::transfers::admission::{NotAdmitted, TurnError};
 use crate::transfers::import::ImportError;
 use crate::transfers::recipe::RecipeError;
-use crate::transfers::scan::ScanError;
-use crate::transfers::snapshot::SnapshotError;
+use crate::transfers::store_job::StoreJobError;
 
 /// A parameter or a member of a body that cannot be taken.
 #[derive(Debug, Clone, PartialEq)]
@@ -680,26 +679,17 @@ impl From<LocalError> for ApiError {
     }
 }
 
-impl From<ScanError> for ApiError {
-    fn from(error: ScanError) -> Self {
-        match error {
-            ScanError::Turn(error) => error.into(),
-            ScanError::Store(error) => error.into(),
-        }
-    }
-}
-
 impl From<AccountError> for ApiError {
     fn from(error: AccountError) -> Self {
         Self::Account(error)
     }
 }
 
-impl From<SnapshotError> for ApiError {
-    fn from(error: SnapshotError) -> Self {
+impl From<StoreJobError> for ApiError {
+    fn from(error: StoreJobError) -> Self {
         match error {
-            SnapshotError::Turn(error) => error.into(),
-            SnapshotError::Store(error) => error.into(),
+            StoreJobError::Turn(error) => error.into(),
+            StoreJobError::Store(error) => error.into(),
         }
     }
 }

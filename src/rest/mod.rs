@@ -3,6 +3,7 @@
 
 mod access;
 mod address;
+mod answers;
 mod audit;
 mod caller;
 mod coding;

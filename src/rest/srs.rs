@@ -2,8 +2,6 @@
 
 use std::path::PathBuf;
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
@@ -15,12 +13,12 @@ use crate::inventory::Collection;
 use crate::transfers::scan::submit;
 
 use super::App;
+use super::answers::{accepted, created, created_with};
 use super::caller::Caller;
-use super::collections::seen;
+use super::collections::readable_or_any;
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::query::{Params, Query};
-use super::vms::accepted;
 
 /// `POST /srs`.
 ///
@@ -49,7 +47,7 @@ pub async fn create(
     params.nothing_else()?;
     let id = SrId::random();
     let new = NewSr { id, name_label, name_description, path, content_format, read_only };
-    caller.makes(Made::Sr(id), None, || created(id, json!({ "id": id }))).await?;
+    caller.makes(Made::Sr(id), None, || created("srs", id)).await?;
     let made = app.store.create_sr(new).await?;
     let mut body = json!({ "id": made.id });
     if !made.broken.is_empty() {
@@ -59,14 +57,7 @@ pub async fn create(
             members.insert("broken".into(), broken.into());
         }
     }
-    Ok(created(made.id, body))
-}
-
-fn created(id: SrId, body: Value) -> HttpResponse {
-    HttpResponse::build(StatusCode::CREATED)
-        .insert_header((LOCATION, format!("/rest/v0/srs/{id}")))
-        .content_type(JSON)
-        .json(body)
+    Ok(created_with("srs", made.id, body))
 }
 
 /// `DELETE /srs/<id>`: only an empty one.
@@ -89,7 +80,7 @@ const NO_OTHERS: &str = "a local SR can be forgotten and scanned";
 /// # Errors
 /// 404 for the SR.
 pub async fn actions(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
-    require_readable(&app, &caller, id).await?;
+    readable_or_any(&app, &caller, Collection::Srs, id, "sr").await?;
     let link = |name| format!("/rest/v0/srs/{id}/actions/{name}");
     Ok(HttpResponse::Ok().content_type(JSON).json(ACTIONS.map(link)))
 }
@@ -104,19 +95,11 @@ pub async fn action(
     id: &str,
     name: String,
 ) -> Result<HttpResponse, ApiError> {
-    require_readable(&app, &caller, id).await?;
+    readable_or_any(&app, &caller, Collection::Srs, id, "sr").await?;
     if !ACTIONS.contains(&name.as_str()) {
         return Err(ApiError::NoSuchAction { name, reason: NO_OTHERS });
     }
     Ok(HttpResponse::Ok().content_type(JSON).json(json!({ "params": {} })))
-}
-
-async fn require_readable(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError> {
-    caller.require(Capability::Read, Some(id), "sr")?;
-    if id != "_" {
-        seen(app, caller, Collection::Srs, id, "read").await?;
-    }
-    Ok(())
 }
 
 /// `POST /srs/<id>/actions/<action>`.

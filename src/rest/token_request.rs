@@ -3,7 +3,7 @@
 
 use std::collections::BTreeSet;
 
-use serde_json::{Map, Value};
+use serde_json::Value;
 
 use super::error::ApiError;
 use super::query::Params;
@@ -25,7 +25,7 @@ pub fn take(mut params: Params) -> Result<TokenRequest, ApiError> {
         request.client = Some(client.map_err(|error| refused("client", error.to_string(), value))?);
     }
     if let Some(value) = params.any("expiresIn") {
-        let validity = validity_of(&value).map_err(|message| refused("expiresIn", message, value))?;
+        let validity = Validity::of_json(&value).map_err(|message| refused("expiresIn", message, value))?;
         request.expires_in = Some(validity);
     }
     if let Some(names) = params.texts("scope")? {
@@ -41,32 +41,6 @@ pub fn take(mut params: Params) -> Result<TokenRequest, ApiError> {
     Ok(request)
 }
 
-/// The same from the parameters of a call.
-///
-/// # Errors
-/// As [`take`].
-pub fn of_members(members: Map<String, Value>) -> Result<TokenRequest, ApiError> {
-    take(Params::of(members))
-}
-
-fn validity_of(value: &Value) -> Result<Validity, String> {
-    let read = match value {
-        Value::Number(number) => match number.as_i64() {
-            Some(ms) => Validity::from_ms(ms),
-            // a cast from a float saturates, and what is no number becomes 0: both are out of bounds
-            #[expect(clippy::cast_possible_truncation, reason = "fractions of a millisecond do not count")]
-            None => Validity::from_ms(number.as_f64().unwrap_or(f64::NAN) as i64),
-        },
-        Value::String(text) => text.parse(),
-        _ => {
-            return Err(
-                "invalid duration: a number of milliseconds or a text such as \"30 days\" is needed".into()
-            );
-        }
-    };
-    read.map_err(|error| error.told())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -74,7 +48,7 @@ mod tests {
 
     fn of(value: Value) -> Result<TokenRequest, (String, Option<Value>)> {
         let Value::Object(members) = value else { unreachable!("an object") };
-        of_members(members).map_err(|error| match error {
+        take(Params::of(members)).map_err(|error| match error {
             ApiError::Invalid(list) => (list[0].name.clone(), list[0].value.clone()),
             other => (format!("{other:?}"), None),
         })

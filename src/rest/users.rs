@@ -17,6 +17,7 @@ use crate::state::{now_ms, tokens, users};
 use super::App;
 use super::JSON;
 use super::address::client_address;
+use super::answers::created;
 use super::caller::{Caller, refusal};
 use super::collections::Listing;
 use super::error::ApiError;
@@ -126,15 +127,9 @@ pub async fn create(
     let role = wanted_role(&mut params)?.unwrap_or(Role::Viewer);
     params.nothing_else()?;
     let (id, name) = (UserId::random(), name.parse()?);
-    let created = || {
-        HttpResponse::build(StatusCode::CREATED)
-            .insert_header((LOCATION, format!("/rest/v0/users/{id}")))
-            .content_type(JSON)
-            .json(json!({ "id": id }))
-    };
-    caller.makes(Made::User(id), None, created).await?;
+    caller.makes(Made::User(id), None, || created("users", id)).await?;
     app.accounts.add_as(id, &name, role, password).await?;
-    Ok(created())
+    Ok(created("users", id))
 }
 
 /// `PATCH /users/<id>`: one's own password by the current one, anybody's password and role by an administrator. A new

@@ -1,11 +1,8 @@
 //! VBDs: attaching disks to VMs of the local store, and detaching them.
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
 use actix_web::{HttpResponse, web};
-use serde_json::{Value, json};
+use serde_json::Value;
 
-use super::JSON;
 use crate::auth::Capability;
 use crate::backends::local::NewVbd;
 use crate::ids::{VbdId, VmId};
@@ -13,6 +10,7 @@ use crate::inventory::Collection;
 use crate::state::vms::VbdMode;
 
 use super::App;
+use super::answers::created;
 use super::caller::Caller;
 use super::collections::{seen, sees};
 use super::error::ApiError;
@@ -51,9 +49,9 @@ pub async fn create(
     require_vm(&app, &caller, &vm_text).await?;
     let vdi = vms::disk(&app, &caller, &vdi_text).await?;
     let id = VbdId::random();
-    caller.makes(Made::Vbd(id), None, || created(id)).await?;
+    caller.makes(Made::Vbd(id), None, || created("vbds", id)).await?;
     app.store.create_vbd(NewVbd { id, vm, vdi, mode, bootable, position }).await?;
-    Ok(created(id))
+    Ok(created("vbds", id))
 }
 
 /// A position; none for the first that is free.
@@ -85,13 +83,6 @@ async fn require_vm(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError
         }
     }
     Ok(())
-}
-
-fn created(id: VbdId) -> HttpResponse {
-    HttpResponse::build(StatusCode::CREATED)
-        .insert_header((LOCATION, format!("/rest/v0/vbds/{id}")))
-        .content_type(JSON)
-        .json(json!({ "id": id }))
 }
 
 /// `DELETE /vbds/<id>`: detaches a disk, which stays.

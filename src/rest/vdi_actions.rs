@@ -1,7 +1,5 @@
 //! What may be done to a VDI beside changing it: `/vdis/<id>/actions`.
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
 use serde_json::{Value, json};
 
@@ -12,13 +10,13 @@ use crate::transfers::snapshot::{NewSnapshot, submit};
 
 use super::App;
 use super::JSON;
+use super::answers::{accepted, created};
 use super::caller::Caller;
-use super::collections::seen;
+use super::collections::{readable_or_any, seen};
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::query::{Params, Query};
 use super::vdis::check_text;
-use super::vms::accepted;
 
 /// The actions, with their parameters.
 const ACTIONS: [&str; 1] = ["snapshot"];
@@ -30,7 +28,7 @@ const NO_OTHERS: &str = "a snapshot can be taken of a VDI of the local store";
 /// # Errors
 /// 404 for the VDI.
 pub async fn list(app: web::Data<App>, caller: Caller, id: &str) -> Result<HttpResponse, ApiError> {
-    require_readable(&app, &caller, id).await?;
+    readable_or_any(&app, &caller, Collection::Vdis, id, "vdi").await?;
     let link = |name| Value::from(format!("/rest/v0/vdis/{id}/actions/{name}"));
     Ok(HttpResponse::Ok().content_type(JSON).json(ACTIONS.map(link)))
 }
@@ -45,7 +43,7 @@ pub async fn describe(
     id: &str,
     action: String,
 ) -> Result<HttpResponse, ApiError> {
-    require_readable(&app, &caller, id).await?;
+    readable_or_any(&app, &caller, Collection::Vdis, id, "vdi").await?;
     match action.as_str() {
         "snapshot" => {
             let params = json!({ "params": { "name_label": { "type": "string", "optional": true } } });
@@ -53,14 +51,6 @@ pub async fn describe(
         }
         _ => Err(ApiError::NoSuchAction { name: action, reason: NO_OTHERS }),
     }
-}
-
-async fn require_readable(app: &App, caller: &Caller, id: &str) -> Result<(), ApiError> {
-    caller.require(Capability::Read, Some(id), "vdi")?;
-    if id != "_" {
-        seen(app, caller, Collection::Vdis, id, "read").await?;
-    }
-    Ok(())
 }
 
 /// `POST /vdis/<id>/actions/<action>`.
@@ -102,18 +92,11 @@ async fn snapshot(
     let new = NewSnapshot::Vdi { vdi, id: taken, name_label };
     let submitted = submit(&app.engine, &app.store, new, &caller.user().to_string()).await?;
     let task = submitted.task();
-    let answer = || if sync { created(taken) } else { accepted(task) };
+    let answer = || if sync { created("vdi-snapshots", taken) } else { accepted(task) };
     caller.makes(Made::Vdi(taken), Some(task), answer).await?;
     let begun = submitted.go();
     if sync {
-        begun.taken(&app.engine, app.config.transfers.queue_wait.get()).await?;
+        begun.ended(&app.engine, app.config.transfers.queue_wait.get()).await?;
     }
     Ok(answer())
-}
-
-fn created(snapshot: VdiId) -> HttpResponse {
-    HttpResponse::build(StatusCode::CREATED)
-        .insert_header((LOCATION, format!("/rest/v0/vdi-snapshots/{snapshot}")))
-        .content_type(JSON)
-        .json(json!({ "id": snapshot.to_string() }))
 }

@@ -1,11 +1,10 @@
 //! VDIs and what may be done to any object: labels, tags, deletion, extents, empty disks.
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::{CONTENT_TYPE, ETAG, LOCATION};
+use actix_web::http::header::{CONTENT_TYPE, ETAG};
 use actix_web::{HttpResponse, web};
 use bytes::Bytes;
 use futures_util::stream;
-use serde_json::{Value, json};
+use serde_json::Value;
 
 use super::JSON;
 use crate::auth::Capability;
@@ -17,6 +16,7 @@ use crate::transfers::recipe::ExportObject;
 use crate::transfers::representation::entity_tag;
 
 use super::App;
+use super::answers::created;
 use super::caller::Caller;
 use super::collections::seen;
 use super::error::ApiError;
@@ -280,16 +280,9 @@ pub async fn create(
     check_size("virtual_size", size)?;
     check_stored_size(size, app.store.writable_sr(sr)?.content_format)?;
     let vdi = VdiId::random();
-    caller.makes(Made::Vdi(vdi), None, || created(vdi)).await?;
+    caller.makes(Made::Vdi(vdi), None, || created("vdis", vdi)).await?;
     create_empty(&app.store, vdi, sr, size, label, description).await?;
-    Ok(created(vdi))
-}
-
-fn created(vdi: VdiId) -> HttpResponse {
-    HttpResponse::build(StatusCode::CREATED)
-        .insert_header((LOCATION, format!("/rest/v0/vdis/{vdi}")))
-        .content_type(JSON)
-        .json(json!({ "id": vdi.to_string() }))
+    Ok(created("vdis", vdi))
 }
 
 /// `GET /vdis/<id>/extents`: which parts of a disk hold data.

@@ -4,10 +4,7 @@
 //! lies in; a VBD or VIF also when its VM is listed. Beyond that, it needs to see each disk that a VM is made of, and
 //! each that goes with a VM which it deletes.
 
-use actix_web::http::StatusCode;
-use actix_web::http::header::LOCATION;
 use actix_web::{HttpRequest, HttpResponse, web};
-use gantry_actors::JobId;
 use serde_json::{Value, json};
 
 use super::JSON;
@@ -19,8 +16,9 @@ use crate::transfers::recipe::ExportObject;
 use crate::transfers::snapshot::{NewSnapshot, submit};
 
 use super::App;
+use super::answers::{accepted, created};
 use super::caller::Caller;
-use super::collections::{Listing, linked, seen, sees};
+use super::collections::{Listing, linked, readable_or_any, seen, sees};
 use super::error::ApiError;
 use super::idempotency::Made;
 use super::query::{Params, Query, required};
@@ -71,9 +69,9 @@ pub async fn create(
         vdis.push(disk(&app, &caller, &text).await?);
     }
     let id = VmId::random();
-    caller.makes(Made::Vm(id), None, || created(Collection::Vms, id)).await?;
+    caller.makes(Made::Vm(id), None, || created("vms", id)).await?;
     app.store.create_vm(NewVm { id, name_label, name_description, cpus, memory, vdis }).await?;
-    Ok(created(Collection::Vms, id))
+    Ok(created("vms", id))
 }
 
 /// A disk that somebody wants to give to a VM: the token has to see it. Whether it is there, the store says.
@@ -86,13 +84,6 @@ pub async fn disk(app: &App, caller: &Caller, id: &str) -> Result<VdiId, ApiErro
         seen(app, caller, Collection::Vdis, id, "use").await?;
     }
     Ok(vdi)
-}
-
-fn created(collection: Collection, id: VmId) -> HttpResponse {
-    HttpResponse::build(StatusCode::CREATED)
-        .insert_header((LOCATION, format!("/rest/v0/{}/{id}", collection.name())))
-        .content_type(JSON)
-        .json(json!({ "id": id }))
 }
 
 fn parsed(collection: Collection, id: &str) -> Result<VmId, ApiError> {
@@ -159,10 +150,7 @@ pub async fn actions(
     collection: Collection,
     id: &str,
 ) -> Result<HttpResponse, ApiError> {
-    caller.require(Capability::Read, Some(id), collection.kind())?;
-    if id != "_" {
-        seen(&app, &caller, collection, id, "read").await?;
-    }
+    readable_or_any(&app, &caller, collection, id, collection.kind()).await?;
     let names: &[&str] = if collection == Collection::Vms { &ACTIONS } else { &[] };
     let link = |name: &&str| format!("/rest/v0/{}/{id}/actions/{name}", collection.name());
     Ok(HttpResponse::Ok().content_type(JSON).json(names.iter().map(link).collect::<Vec<_>>()))
@@ -179,10 +167,7 @@ pub async fn action(
     id: &str,
     name: &str,
 ) -> Result<HttpResponse, ApiError> {
-    caller.require(Capability::Read, Some(id), collection.kind())?;
-    if id != "_" {
-        seen(&app, &caller, collection, id, "read").await?;
-    }
+    readable_or_any(&app, &caller, collection, id, collection.kind()).await?;
     require_action(collection, name)?;
     let params = json!({ "name_label": { "type": "string", "optional": true } });
     Ok(HttpResponse::Ok().content_type(JSON).json(json!({ "params": params })))
@@ -225,20 +210,12 @@ pub async fn act(
     let new = NewSnapshot::Vm { vm: parsed(collection, id)?, id: snapshot, name_label };
     let submitted = submit(&app.engine, &app.store, new, &caller.user().to_string()).await?;
     let task = submitted.task();
-    let answer = || if sync { created(Collection::VmSnapshots, snapshot) } else { accepted(task) };
+    let answer = || if sync { created("vm-snapshots", snapshot) } else { accepted(task) };
     caller.makes(Made::Vm(snapshot), Some(task), answer).await?;
     let begun = submitted.go();
     if sync {
         let patience = app.config.transfers.queue_wait.get();
-        begun.taken(&app.engine, patience).await?;
+        begun.ended(&app.engine, patience).await?;
     }
     Ok(answer())
-}
-
-/// The answer to an action that goes on by itself.
-pub(super) fn accepted(task: JobId) -> HttpResponse {
-    HttpResponse::build(StatusCode::ACCEPTED)
-        .insert_header((LOCATION, format!("/rest/v0/tasks/{task}")))
-        .content_type(JSON)
-        .json(json!({ "taskId": task.to_string() }))
 }

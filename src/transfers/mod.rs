@@ -15,4 +15,5 @@ pub mod representation;
 pub mod resume;
 pub mod scan;
 pub mod snapshot;
+pub mod store_job;
 pub mod stream;

@@ -1,20 +1,14 @@
 //! Snapshots as jobs of the engine. Content never changes, so a snapshot is a few rows of the database: it takes no
 //! room, waits for no writer, and counts with no storage repository's transfers.
 
-use std::time::Duration;
-
-use gantry_actors::{
-    EngineError, EngineHandle, JobEnd, JobFailure, JobId, JobTicket, NewJob, TaskProperties,
-};
+use gantry_actors::{EngineError, EngineHandle, JobFailure, JobId, JobTicket, NewJob, TaskProperties};
 use serde_json::json;
 use tokio::sync::oneshot;
 
 use crate::backends::local::{LocalError, LocalStore};
-use crate::disk::io_pool::IoPoolError;
 use crate::ids::{VdiId, VmId};
 
-use super::admission::{self, TurnError};
-use super::import::{ImportError, failure};
+use super::store_job::{StoreJob, refusal};
 
 /// The kind of the jobs that take a snapshot of a VDI. One that was cut by the end of its server has been done or not; the
 /// next server does not do it again.
@@ -84,17 +78,6 @@ impl NewSnapshot {
     }
 }
 
-/// A snapshot that was not taken.
-#[derive(Debug, thiserror::Error)]
-pub enum SnapshotError {
-    /// It could not be begun.
-    #[error(transparent)]
-    Turn(#[from] TurnError),
-    /// The store refused.
-    #[error(transparent)]
-    Store(#[from] LocalError),
-}
-
 /// A snapshot whose job is in the journal, and waits until it is let go; dropped before, it is not taken.
 #[derive(Debug)]
 pub struct Submitted {
@@ -110,39 +93,10 @@ impl Submitted {
     }
 
     /// Lets it begin when its turn comes.
-    pub fn go(self) -> RunningSnapshot {
+    pub fn go(self) -> StoreJob {
         // An error says that the job has ended already.
         let _ = self.go.send(());
-        RunningSnapshot { ticket: self.ticket, refused: self.refused }
-    }
-}
-
-/// A snapshot on its way. The job goes on without whoever holds this.
-#[derive(Debug)]
-pub struct RunningSnapshot {
-    ticket: JobTicket,
-    refused: oneshot::Receiver<LocalError>,
-}
-
-impl RunningSnapshot {
-    /// Waits for its turn, for `patience` at most, and its end.
-    ///
-    /// # Errors
-    /// [`SnapshotError`]; there is no snapshot then.
-    pub async fn taken(mut self, engine: &EngineHandle, patience: Duration) -> Result<(), SnapshotError> {
-        admission::turn(engine, &mut self.ticket, patience).await?;
-        let end = self.ticket.end().await;
-        // What was told is there before the job has ended.
-        let refused = self.refused.try_recv().ok();
-        match (end, refused) {
-            (JobEnd::Success(_), _) => Ok(()),
-            (_, Some(error)) => Err(error.into()),
-            (JobEnd::Failure(failure), None) => {
-                Err(LocalError::Pool(IoPoolError::Panicked { message: failure.message }).into())
-            }
-            (JobEnd::Aborted, None) => Err(TurnError::Aborted.into()),
-            (JobEnd::Interrupted, None) => Err(TurnError::from(EngineError::Draining).into()),
-        }
+        StoreJob { ticket: self.ticket, refused: self.refused }
     }
 }
 
@@ -164,15 +118,8 @@ pub async fn submit(
             let message = "the request for the snapshot ended before it had begun";
             return Err(JobFailure::new("SnapshotError", "client_gone", message));
         }
-        new.take(&store).await.map(|id| json!({ "id": id })).map_err(|error| {
-            let error = ImportError::Store(error);
-            let failed = JobFailure { name: "SnapshotError".into(), ..failure(&error) };
-            if let ImportError::Store(error) = error {
-                // Nobody may be waiting.
-                drop(tell.send(error));
-            }
-            failed
-        })
+        let taken = new.take(&store).await.map(|id| json!({ "id": id }));
+        taken.map_err(|error| refusal("SnapshotError", error, tell))
     };
     let ticket = engine.submit(job, work).await?;
     Ok(Submitted { ticket, go, refused })

@@ -2,6 +2,13 @@ use super::*;
 use crate::auth::test_support::Place;
 use crate::auth::{Role, User};
 
+// Tests write what they ask for as JSON; clients' JSON is read member by member, in `rest`.
+impl<'de> serde::Deserialize<'de> for Validity {
+    fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        Self::of_json(&Value::deserialize(deserializer)?).map_err(serde::de::Error::custom)
+    }
+}
+
 fn request(json: &str) -> TokenRequest {
     serde_json::from_str(json).unwrap()
 }

@@ -7,6 +7,7 @@
 use std::fmt;
 
 use super::locator::ParentRef;
+use crate::formats::rules::rules;
 
 /// Largest virtual size that a VHD of any common implementation can have: 2040 GiB, the point to which 32-bit
 /// sector numbers reach when every 2 MiB block carries its bitmap. XenServer, its exports and QEMU stop here.
@@ -132,33 +133,10 @@ impl VhdError {
     }
 }
 
-macro_rules! rules {
-    ($($(#[doc = $doc:literal])* $name:ident $code:literal,)*) => {
-        /// A rule that a sound VHD keeps. `F` is about footers, `H` the dynamic header, `B` the block
-        /// allocation table (BAT) and the blocks, `L` parent locators, `M` the batmap, `P` parents.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Rule {
-            $($(#[doc = $doc])* $name,)*
-        }
-
-        impl Rule {
-            /// Every rule.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The rule's short name, such as `B6`.
-            pub fn id(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
-            }
-
-            /// A stable name in snake case for the breach of this rule.
-            pub fn code(self) -> &'static str {
-                match self { $(Self::$name => $code,)* }
-            }
-        }
-    };
-}
-
 rules! {
+    /// A rule that a sound VHD keeps. `F` is about footers, `H` the dynamic header, `B` the block
+    /// allocation table (BAT) and the blocks, `L` parent locators, `M` the batmap, `P` parents.
+    Rule:
     /// An image has at least the 512 bytes of its footer.
     F1 "vhd_too_short",
     /// The footer begins with its cookie.

@@ -6,6 +6,8 @@
 
 use std::fmt;
 
+use crate::formats::rules::rules;
+
 /// Longest quotation in a message, in characters.
 const MAX_QUOTED: usize = 120;
 
@@ -143,33 +145,10 @@ impl fmt::Display for Quoted {
     }
 }
 
-macro_rules! rules {
-    ($($(#[doc = $doc:literal])* $name:ident $code:literal,)*) => {
-        /// A rule that a sound archive keeps. `T` is about the tar stream, `O` the member `ova.xml`, `X` what it says,
-        /// `D` the disks' blocks, `E` the end.
-        #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        pub enum Rule {
-            $($(#[doc = $doc])* $name,)*
-        }
-
-        impl Rule {
-            /// Every rule.
-            pub const ALL: &'static [Self] = &[$(Self::$name,)*];
-
-            /// The rule's short name, such as `D6`.
-            pub fn id(self) -> &'static str {
-                match self { $(Self::$name => stringify!($name),)* }
-            }
-
-            /// A stable name in snake case for the breach of this rule.
-            pub fn code(self) -> &'static str {
-                match self { $(Self::$name => $code,)* }
-            }
-        }
-    };
-}
-
 rules! {
+    /// A rule that a sound archive keeps. `T` is about the tar stream, `O` the member `ova.xml`, `X` what it says,
+    /// `D` the disks' blocks, `E` the end.
+    Rule:
     /// A member is whole: its header, its bytes, the padding behind them.
     T1 "xva_truncated",
     /// A tar header's checksum is right.

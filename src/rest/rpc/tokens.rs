@@ -9,6 +9,7 @@ use crate::auth::audit::Outcome;
 use crate::auth::{self, Capability, TokenId};
 use crate::ids::UserId;
 use crate::rest::error::{ApiError, Invalid};
+use crate::rest::query::Params;
 use crate::rest::token_request;
 use crate::state::{now_ms, tokens};
 
@@ -21,14 +22,17 @@ const MAX_TOKENS: usize = 1000;
 /// What cannot be granted.
 pub async fn create(session: &Session, params: Map<String, Value>) -> Result<Value, RpcError> {
     let principal = session.principal()?;
-    let request = token_request::of_members(params).map_err(|error| match error {
-        ApiError::Invalid(list) => match list.into_iter().next() {
+    let request = token_request::take(Params::of(params)).map_err(|error| {
+        let first = match error {
+            ApiError::Invalid(list) => list.into_iter().next(),
+            _ => None,
+        };
+        match first {
             Some(Invalid { name, message, .. }) => {
                 RpcError::parameter(name.trim_start_matches("body.").to_owned(), message)
             }
             None => RpcError::parameter("params", "invalid"),
-        },
-        _ => RpcError::parameter("params", "invalid"),
+        }
     })?;
     let (user, maker) = (principal.user, principal.token.clone());
     let mut intent = session.intend("token.create", None).await?;

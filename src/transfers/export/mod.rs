@@ -52,11 +52,11 @@ pub const VM_KIND: &str = "vm.export";
 const LINGER: Duration = Duration::from_secs(2);
 /// How often it is written down what was sent.
 const CHECKPOINT: Duration = Duration::from_secs(5);
+/// The same while it is paused: soon all that was on its way has been counted, and it may be paused for long.
+const CHECKPOINT_PAUSED: Duration = Duration::from_millis(500);
 /// Who has less patience left than this when somebody who waited with him was refused is refused too, instead of
 /// going to the end of the queue for a moment.
 const MOMENT: Duration = Duration::from_secs(1);
-/// The same while it is paused: soon all that was on its way has been counted, and it may be paused for long.
-const CHECKPOINT_PAUSED: Duration = Duration::from_millis(500);
 
 /// Who wants what.
 #[derive(Clone)]

@@ -4,9 +4,9 @@ use bytes::Bytes;
 
 use super::super::error::{Fact, MAX_VIRTUAL_SIZE, Rule, VhdError};
 use super::super::footer::{DiskKind, FOOTER_COOKIE, FOOTER_LEN, Footer};
-use super::input::Input;
 use super::{VhdSummary, behind_the_footer};
 use crate::formats::ImageEvent;
+use crate::formats::input::Input;
 
 /// Passes a disk's bytes through and holds the last 512 back.
 #[derive(Debug, Clone)]

@@ -10,17 +10,16 @@
 //! The batmap is not looked at: it repeats what the bitmaps say.
 
 mod flat;
-mod input;
 mod sparse;
 
 use bytes::Bytes;
 
 use self::flat::Flat;
-use self::input::Input;
 use self::sparse::Sparse;
 use super::error::{Fact, Rule, VhdError};
 use super::footer::{DiskKind, FOOTER_COOKIE, FOOTER_LEN, Footer, check_virtual_size};
 use crate::formats::ImageEvent;
+use crate::formats::input::Input;
 
 /// What a stream turned out to hold, when it was whole.
 #[derive(Debug, Clone, PartialEq, Eq)]

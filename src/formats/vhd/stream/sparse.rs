@@ -5,9 +5,9 @@ use super::super::error::VhdError;
 use super::super::footer::{DiskKind, FOOTER_LEN, Footer, compare_copies};
 use super::super::header::{DynamicHeader, HEADER_LEN};
 use super::super::placement::{Placement, check_header_offset};
-use super::input::Input;
 use super::{VhdSummary, behind_the_footer};
 use crate::formats::ImageEvent;
+use crate::formats::input::Input;
 
 /// A dynamic disk whose footer copy was read.
 #[derive(Debug, Clone)]

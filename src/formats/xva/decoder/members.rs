@@ -4,7 +4,7 @@ use bytes::Bytes;
 
 use super::super::error::{Quoted, Rule, XvaError};
 use super::super::tar_read::{Header, Kind, PaxRecords, RECORD, is_zero};
-use super::input::Input;
+use crate::formats::input::Input;
 
 /// Longest body of an extension header that is read, in bytes.
 const MAX_EXTENSION: u64 = 64 << 10;

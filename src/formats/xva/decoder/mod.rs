@@ -6,18 +6,17 @@
 
 mod checksum;
 mod disk;
-mod input;
 mod members;
 
 use bytes::Bytes;
 
 use self::checksum::BlockBytes;
 use self::disk::DiskCursor;
-use self::input::Input;
 use self::members::{Member, Members, Token};
 use super::document_read::{MAX_DOCUMENT_BYTES, disk_size};
 use super::error::{Quoted, Rule, XvaError};
 use super::{ArchivedDisk, ChecksumKind, Document};
+use crate::formats::input::Input;
 
 /// Zeros that may follow the end marker, in bytes. Programs pad archives to some 10 KiB.
 const MAX_TRAILING: u64 = 1 << 20;

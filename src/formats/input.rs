@@ -2,15 +2,15 @@
 
 use bytes::{Bytes, BytesMut};
 
-/// Input of a decoder.
+/// Input of a decoder that is fed what comes.
 #[derive(Debug, Clone, Default)]
-pub(super) struct Input {
+pub(in crate::formats) struct Input {
     waiting: Bytes,
     position: u64,
 }
 
 impl Input {
-    pub(super) fn push(&mut self, bytes: Bytes) {
+    pub(in crate::formats) fn push(&mut self, bytes: Bytes) {
         if self.waiting.is_empty() {
             self.waiting = bytes;
         } else {
@@ -22,35 +22,35 @@ impl Input {
     }
 
     /// Bytes used so far.
-    pub(super) fn position(&self) -> u64 {
+    pub(in crate::formats) fn position(&self) -> u64 {
         self.position
     }
 
     /// Bytes pushed so far.
-    pub(super) fn pushed(&self) -> u64 {
+    pub(in crate::formats) fn pushed(&self) -> u64 {
         self.position + self.waiting.len() as u64
     }
 
     /// Number of bytes that wait.
-    pub(super) fn len(&self) -> usize {
+    pub(in crate::formats) fn len(&self) -> usize {
         self.waiting.len()
     }
 
     /// Uses up to `most` bytes, without copying them.
-    pub(super) fn take(&mut self, most: u64) -> Bytes {
+    pub(in crate::formats) fn take(&mut self, most: u64) -> Bytes {
         let len = usize::try_from(most).unwrap_or(usize::MAX).min(self.waiting.len());
         self.position += len as u64;
         self.waiting.split_to(len)
     }
 
     /// Uses bytes until the position is `offset` or beyond; `false` when more must come first.
-    pub(super) fn skip_to(&mut self, offset: u64) -> bool {
+    pub(in crate::formats) fn skip_to(&mut self, offset: u64) -> bool {
         self.take(offset.saturating_sub(self.position));
         self.position >= offset
     }
 
     /// Moves bytes into `buffer` until it holds `len`; `false` when more must come first.
-    pub(super) fn fill(&mut self, buffer: &mut Vec<u8>, len: usize) -> bool {
+    pub(in crate::formats) fn fill(&mut self, buffer: &mut Vec<u8>, len: usize) -> bool {
         buffer.extend_from_slice(&self.take(len.saturating_sub(buffer.len()) as u64));
         buffer.len() >= len
     }
